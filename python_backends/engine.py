@@ -1,0 +1,69 @@
+"""The engine interface: what the `llm` entry asks of whatever runs the model. Choosing one never imports another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Literal, Protocol, cast
+
+from python_backends.types import Emit, GenerationRequest
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Engine options of docs/contracts.md; 0 means: decide from the checkpoint and the machine."""
+
+    model: str
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: Literal["none"] = "none"
+    max_model_len: int = 0
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 1024
+    max_waiting: int = 512
+    kv_cache_bytes: int = 0
+    gpu_memory_utilization: float = 0.9
+    tensor_parallel_size: int = 1
+    enable_prefix_caching: bool = True
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "max_num_batched_tokens", "max_waiting", "tensor_parallel_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"parameter {name!r} must be at least 1, got {getattr(self, name)}")
+        for name in ("max_model_len", "kv_cache_bytes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"parameter {name!r} must not be negative, got {getattr(self, name)}")
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ValueError(f"parameter 'gpu_memory_utilization' must be in (0, 1], got {self.gpu_memory_utilization}")
+
+
+class Engine(Protocol):
+    """Generates tokens for many requests at once.
+
+    `emit` is called from the engine's own thread, in order for each request, and must not block. Every submitted
+    request ends with exactly one event that has a `finish_reason` or an `error`.
+    """
+
+    max_model_len: int
+
+    def submit(self, request: GenerationRequest, emit: Emit) -> None:
+        """Queue a request. Raises ContextOverflow or QueueFull at once when it cannot be served."""
+
+    def cancel(self, request_id: int) -> None:
+        """End a request within one step with FinishReason.ABORT; unknown ids are ignored."""
+
+    def close(self) -> None:
+        """End all requests and free what the engine holds."""
+
+
+_ENGINES = {"torch": "python_backends.torch_engine.engine:TorchEngine"}
+
+
+def create_engine(name: str, options: EngineOptions) -> Engine:
+    """Load the engine `name`; only its own modules are imported."""
+    if name not in _ENGINES:
+        raise ValueError(f"parameter 'engine' has the bad value {name!r}; known are {', '.join(_ENGINES)}")
+    module, _, attribute = _ENGINES[name].partition(":")
+    factory = cast(Callable[[EngineOptions], Engine], getattr(import_module(module), attribute))
+    return factory(options)

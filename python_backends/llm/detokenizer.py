@@ -1,0 +1,77 @@
+"""Token ids to text that is safe to send: whole characters, and nothing that could be the start of a stop word."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+
+@dataclass(frozen=True)
+class Text:
+    """New text, and the stop word that ends the generation when one was found."""
+
+    text: str
+    stop: str = ""
+
+
+class Detokenizer:
+    """The text of one generation, token by token; `flush` gives the rest when it is over."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stop: tuple[str, ...] = (),
+        include_stop: bool = False,
+        skip_special_tokens: bool = True,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._stream = DecodeStream(skip_special_tokens=skip_special_tokens)
+        self._skip_special_tokens = skip_special_tokens
+        self._stop = stop
+        self._include_stop = include_stop
+        self._ids: list[int] = []
+        self._decoded = ""
+        self._num_sent = 0
+
+    def push(self, token_id: int) -> Text:
+        """Add a token; returns what may be sent now."""
+        self._ids.append(token_id)
+        self._decoded += self._stream.step(self._tokenizer, token_id) or ""
+        return self._release(self._held_back())
+
+    def flush(self) -> Text:
+        """The end: what was held back, and bytes that never became a whole character."""
+        whole = self._tokenizer.decode(self._ids, skip_special_tokens=self._skip_special_tokens)
+        if whole.startswith(self._decoded):
+            self._decoded = whole
+        return self._release(0)
+
+    def _release(self, held_back: int) -> Text:
+        found = self._find_stop()
+        if found:
+            start, word = found
+            text = self._decoded[self._num_sent : start + (len(word) if self._include_stop else 0)]
+            self._num_sent = len(self._decoded)
+            return Text(text, word)
+        end = len(self._decoded) - held_back
+        text = self._decoded[self._num_sent : end]
+        self._num_sent = max(end, self._num_sent)
+        return Text(text)
+
+    def _find_stop(self) -> tuple[int, str] | None:
+        """The first stop word in what was not sent yet."""
+        places = ((self._decoded.find(word, self._num_sent), word) for word in self._stop)
+        return min(((start, word) for start, word in places if start >= 0), default=None)
+
+    def _held_back(self) -> int:
+        """Length of the longest end of the text that a stop word could begin with."""
+        unsent = self._decoded[self._num_sent :]
+        lengths = (
+            size
+            for word in self._stop
+            for size in range(min(len(word) - 1, len(unsent)), 0, -1)
+            if unsent.endswith(word[:size])
+        )
+        return max(lengths, default=0)

@@ -1,0 +1,177 @@
+"""Reading the tensors of one `llm` request. Knows the contract's names; knows no engine and no tokenizer."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from python_backends.errors import InvalidInput, Unsupported
+from python_backends.types import SamplingParams
+
+
+class Tensors(Protocol):
+    """What this module asks of `triton_io.Inputs`."""
+
+    request_id: str
+
+    def array(self, name: str) -> np.ndarray[Any, Any] | None: ...
+    def scalar(self, name: str, default: Any = None) -> Any: ...
+    def text(self, name: str, default: str = "") -> str: ...
+    def blobs(self, name: str) -> list[bytes]: ...
+    def json(self, name: str) -> Any: ...
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """One request as the client wrote it; exactly one of messages, text_input and input_ids is set."""
+
+    messages: list[Any] | None
+    text_input: str
+    input_ids: list[int] | None
+    tools: list[Any] | None
+    chat_template_kwargs: dict[str, Any]
+    images: list[bytes]
+    image_embeds: np.ndarray[Any, Any] | None
+    image_grid: np.ndarray[Any, Any] | None
+    bad_words: tuple[str, ...]
+    stream: bool
+    echo: bool
+    sampling: SamplingParams
+
+
+# Tensor name -> SamplingParams field, where they differ.
+_TENSORS = {
+    "max_tokens": "max_tokens",
+    "min_tokens": "min_tokens",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "seed": "seed",
+    "repetition_penalty": "repetition_penalty",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "return_log_probs": "logprobs",
+}
+_JSON_ONLY = {
+    "min_p": float,
+    "ignore_eos": bool,
+    "top_logprobs": int,
+    "priority": int,
+    "skip_special_tokens": bool,
+    "include_stop_str_in_output": bool,
+}
+_JSON_TOO = {
+    "max_tokens": int,
+    "min_tokens": int,
+    "temperature": float,
+    "top_p": float,
+    "top_k": int,
+    "seed": int,
+    "repetition_penalty": float,
+    "presence_penalty": float,
+    "frequency_penalty": float,
+    "logprobs": bool,
+}
+
+
+def read_request(tensors: Tensors, defaults: SamplingParams) -> ChatRequest:
+    """Decode a request; what it leaves out comes from `defaults`. Raises InvalidInput naming the tensor at fault."""
+    messages, text, ids = tensors.json("messages"), tensors.text("text_input"), tensors.array("input_ids")
+    if sum((messages is not None, bool(text), ids is not None)) != 1:
+        raise InvalidInput("exactly one of messages, text_input and input_ids is required", "messages")
+    if messages is not None and not isinstance(messages, list):
+        raise InvalidInput("must be a JSON list", "messages")
+    _refuse_unsupported(tensors)
+    return ChatRequest(
+        messages=messages,
+        text_input=text,
+        input_ids=None if ids is None else ids.tolist(),
+        tools=_json_of(tensors, "tools", list),
+        chat_template_kwargs=_json_of(tensors, "chat_template_kwargs", dict) or {},
+        images=tensors.blobs("image"),
+        image_embeds=tensors.array("image_embeds"),
+        image_grid=tensors.array("image_grid"),
+        bad_words=_words(tensors, "bad_words"),
+        stream=bool(tensors.scalar("stream", True)),
+        echo=not tensors.scalar("exclude_input_in_output", True),
+        sampling=_sampling(tensors, defaults),
+    )
+
+
+def _sampling(tensors: Tensors, defaults: SamplingParams) -> SamplingParams:
+    values: dict[str, Any] = _json_sampling(_json_of(tensors, "sampling_parameters", dict) or {})
+    for tensor, field in _TENSORS.items():
+        if (value := tensors.scalar(tensor)) is not None:
+            values[field] = value
+    stop = _words(tensors, "stop_words")
+    if stop:
+        values["stop"] = stop
+    values["logprobs"] = bool(values.get("logprobs") or values.get("top_logprobs"))
+    return dataclasses.replace(defaults, **values)
+
+
+def _json_sampling(given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `sampling_parameters`; an unknown key is refused, for it would be dropped otherwise."""
+    scalars = {**_JSON_ONLY, **_JSON_TOO}
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        if key == "logit_bias":
+            values[key] = _logit_bias(value)
+        elif key == "stop_token_ids":
+            values[key] = frozenset(_number(item, int, key) for item in _list(value, key))
+        elif key == "stop":
+            values[key] = tuple(str(item) for item in ([value] if isinstance(value, str) else _list(value, key)))
+        elif key in scalars:
+            values[key] = _number(value, scalars[key], key)
+        else:
+            raise InvalidInput(f"unknown key {key!r}", "sampling_parameters")
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _number(value: Any, kind: type, key: str) -> Any:
+    """`value` as `kind`; JSON's integers are floats too, but its booleans are not numbers."""
+    fits = isinstance(value, bool) if kind is bool else isinstance(value, int | float) and not isinstance(value, bool)
+    if value is None:
+        return None
+    if not fits or (kind is int and value != int(value)):
+        raise InvalidInput(f"{key} must be of type {kind.__name__}, got {value!r}", "sampling_parameters")
+    return kind(value)
+
+
+def _logit_bias(value: Any) -> dict[int, float]:
+    if not isinstance(value, dict):
+        raise InvalidInput("logit_bias must be an object of token ids and numbers", "sampling_parameters")
+    try:
+        return {int(token): float(bias) for token, bias in value.items()}
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"logit_bias: {error}", "sampling_parameters") from error
+
+
+def _list(value: Any, key: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise InvalidInput(f"{key} must be a list, got {value!r}", "sampling_parameters")
+    return value
+
+
+def _json_of(tensors: Tensors, name: str, kind: type) -> Any:
+    value = tensors.json(name)
+    if value is not None and not isinstance(value, kind):
+        raise InvalidInput(f"must be a JSON {'list' if kind is list else 'object'}", name)
+    return value
+
+
+def _words(tensors: Tensors, name: str) -> tuple[str, ...]:
+    try:
+        return tuple(word.decode() for word in tensors.blobs(name) if word)
+    except UnicodeDecodeError as error:
+        raise InvalidInput("not valid UTF-8", name) from error
+
+
+def _refuse_unsupported(tensors: Tensors) -> None:
+    if (count := tensors.scalar("num_return_sequences", 1)) != 1:
+        raise Unsupported(f"only 1 sequence per request is supported, got {count}", "num_return_sequences")
+    if tensors.text("guided_decoding_guide_type"):
+        raise Unsupported("guided decoding is not supported by this engine", "guided_decoding_guide_type")

@@ -1,0 +1,161 @@
+"""The `llm` entry inside Triton: read a request, prepare its prompt, hand it to the engine, let the outbox reply."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from functools import partial
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+from transformers import GenerationConfig
+
+from python_backends.engine import Engine, EngineOptions, create_engine
+from python_backends.errors import BackendError, InvalidInput
+from python_backends.llm.prompt import Prompt, Prompter, place_images
+from python_backends.llm.replies import Outbox, Reply, ReplyStyle, Timings
+from python_backends.llm.request import ChatRequest, read_request
+from python_backends.llm.vision_client import ImageFeatures, VisionClient
+from python_backends.options import checkpoint_path, read_options
+from python_backends.triton_io import Inputs, Responder, entry_folder, entry_parameters, load_errors_named
+from python_backends.types import GenerationRequest, SamplingParams, TokenEvent
+
+_PREPARE_THREADS = 4
+
+
+@dataclass(frozen=True)
+class LlmOptions(EngineOptions):
+    """Parameters of the `llm` entry, see docs/contracts.md."""
+
+    engine: str = "torch"
+    chat_template: str = ""
+    vision_endpoint: str = ""
+    vision_model: str = "vision"
+    encoder_cache_bytes: int = 256 << 20
+    limit_mm_per_prompt: dict[str, Any] | None = None
+    stream_interval: int = 1
+    tool_call_parser: str = ""
+    reasoning_parser: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("tool_call_parser", "reasoning_parser"):
+            if getattr(self, name):
+                raise ValueError(f"parameter {name!r} is {getattr(self, name)!r}; this version has no such parsers yet")
+
+
+class LlmService:
+    """Triton's Python model for `llm` (decoupled)."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        with load_errors_named(args["model_name"]):
+            folder = entry_folder(args)
+            options = read_options(LlmOptions, entry_parameters(args), folder)
+            self._start(options, checkpoint_path(folder, options.model))
+
+    def _start(self, options: LlmOptions, model: str) -> None:
+        shared = {field.name: getattr(options, field.name) for field in fields(EngineOptions)}
+        self._options = options
+        self._prompter = Prompter(model, options.chat_template, options.trust_remote_code)
+        self._defaults = default_sampling(model)
+        self._engine: Engine = create_engine(options.engine, EngineOptions(**{**shared, "model": model}))
+        endpoint = options.vision_endpoint or os.environ.get("TRIMODAL_GRPC_ENDPOINT", "127.0.0.1:8001")
+        self._vision = VisionClient(endpoint, options.vision_model, options.encoder_cache_bytes)
+        self._outbox = Outbox(self._engine.cancel)
+        self._prepare_pool = ThreadPoolExecutor(_PREPARE_THREADS, thread_name_prefix="prepare")
+        self._ids = itertools.count()
+
+    def execute(self, requests: list[Any]) -> None:
+        """Take requests and return at once; the replies come from other threads."""
+        for request in requests:
+            inputs, responder = Inputs(request), Responder(request)
+            if inputs.scalar("stop", False):
+                self._outbox.stop(inputs.request_id)
+                responder.close()
+            else:
+                self._prepare_pool.submit(self._serve, inputs, responder, Timings())
+
+    def finalize(self) -> None:
+        self._prepare_pool.shutdown(wait=True, cancel_futures=True)
+        self._engine.close()
+        self._outbox.close()
+        self._vision.close()
+
+    def _serve(self, inputs: Inputs, responder: Responder, timings: Timings) -> None:
+        try:
+            self._submit(inputs, responder, timings)
+        except Exception as error:  # becomes the error reply to this request
+            responder.fail(error)
+
+    def _submit(self, inputs: Inputs, responder: Responder, timings: Timings) -> None:
+        request = read_request(inputs, self._defaults)
+        prompt = self._prompt(request)
+        generation = GenerationRequest(next(self._ids), prompt.ids, self._with_bad_words(request), prompt.images)
+        timings.prepared = time.monotonic()
+        # The reply must be known before the engine can say its first word.
+        self._outbox.register(self._reply(request, generation, inputs.request_id, responder, timings))
+        emit = partial(self._outbox.put, generation.id)
+        try:
+            self._engine.submit(generation, emit)
+        except BackendError as error:
+            emit(TokenEvent(error=error))
+
+    def _reply(
+        self, request: ChatRequest, generation: GenerationRequest, name: str, responder: Responder, timings: Timings
+    ) -> Reply:
+        style = ReplyStyle(
+            stream=request.stream,
+            echo=request.text_input if request.echo else "",
+            interval=self._options.stream_interval,
+        )
+        return Reply(generation, name, responder, self._prompter.backend, style, timings)
+
+    def _prompt(self, request: ChatRequest) -> Prompt:
+        num_images = len(request.images) + (request.image_embeds is not None)
+        self._check_limit(num_images)
+        if request.messages is not None:
+            messages = place_images(request.messages, num_images)
+            ids = self._prompter.from_messages(messages, request.tools, request.chat_template_kwargs)
+        else:
+            ids = request.input_ids or self._prompter.from_text(request.text_input)
+        return self._prompter.expand(ids, self._features(request))
+
+    def _features(self, request: ChatRequest) -> list[ImageFeatures]:
+        if request.image_embeds is None:
+            return self._vision.features(request.images)
+        if request.images or request.image_grid is None:
+            raise InvalidInput("image_embeds come with image_grid and without image", "image_embeds")
+        features = np.ascontiguousarray(request.image_embeds, np.float32)
+        frames, height, width = request.image_grid.tolist()
+        return [ImageFeatures(features, (frames, height, width), sha256(features.tobytes()).digest())]
+
+    def _check_limit(self, num_images: int) -> None:
+        limit = (self._options.limit_mm_per_prompt or {}).get("image")
+        if limit is not None and num_images > limit:
+            raise InvalidInput(f"at most {limit} images per prompt are allowed, got {num_images}", "image")
+
+    def _with_bad_words(self, request: ChatRequest) -> SamplingParams:
+        if not request.bad_words:
+            return request.sampling
+        ids = tuple(ids for word in request.bad_words for ids in self._prompter.word_ids(word))
+        return SamplingParams(**{**vars(request.sampling), "bad_words_ids": ids})
+
+
+def default_sampling(model: str) -> SamplingParams:
+    """What a request that says nothing gets: the checkpoint's generation_config, greedy if `do_sample` is false."""
+    try:
+        config = GenerationConfig.from_pretrained(model)
+    except OSError:
+        return SamplingParams()
+    temperature = 1.0 if config.temperature is None else config.temperature
+    return SamplingParams(
+        temperature=0.0 if config.do_sample is False else temperature,
+        top_p=1.0 if config.top_p is None else config.top_p,
+        top_k=0 if config.top_k is None else config.top_k,
+        repetition_penalty=1.0 if config.repetition_penalty is None else config.repetition_penalty,
+    )

@@ -1,0 +1,149 @@
+"""The one place that imports Triton's Python-backend module.
+
+Everything else speaks of `Inputs` (tensors by name, already decoded) and of plain dictionaries of numpy arrays.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from python_backends.errors import BackendError, InternalFault, InvalidInput
+
+Array = np.ndarray[Any, Any]
+
+
+class Inputs:
+    """The tensors of one request by name; the batch dimension of one is dropped on reading."""
+
+    def __init__(self, request: Any) -> None:
+        self._tensors = {tensor.name(): tensor for tensor in request.inputs()}
+        self.request_id: str = request.request_id()
+
+    def array(self, name: str) -> Array | None:
+        """The tensor without its batch dimension, or None when the request has none of that name."""
+        tensor = self._tensors.get(name)
+        return None if tensor is None else tensor.as_numpy()[0]
+
+    def need(self, name: str) -> Array:
+        found = self.array(name)
+        if found is None:
+            raise InvalidInput("this input is required", name)
+        return found
+
+    def scalar(self, name: str, default: Any = None) -> Any:
+        """The first element as a Python value; text tensors give bytes."""
+        values = self.array(name)
+        return default if values is None or values.size == 0 else values.reshape(-1)[:1].tolist()[0]
+
+    def text(self, name: str, default: str = "") -> str:
+        value = self.scalar(name)
+        if value is None:
+            return default
+        try:
+            return str(value, "utf-8") if isinstance(value, bytes) else str(value)
+        except UnicodeDecodeError as error:
+            raise InvalidInput("not valid UTF-8", name) from error
+
+    def blobs(self, name: str) -> list[bytes]:
+        values = self.array(name)
+        return [] if values is None else [bytes(value) for value in values.reshape(-1)]
+
+    def json(self, name: str) -> Any:
+        """The parsed JSON text, or None when absent or empty."""
+        text = self.text(name)
+        try:
+            return json.loads(text) if text else None
+        except json.JSONDecodeError as error:
+            raise InvalidInput(f"not valid JSON: {error}", name) from error
+
+
+def entry_folder(args: Mapping[str, str]) -> Path:
+    """The entry's folder in the model repository, from the arguments of `initialize`."""
+    return Path(args["model_repository"])
+
+
+def entry_parameters(args: Mapping[str, str]) -> dict[str, str]:
+    config = json.loads(args["model_config"])
+    return {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
+
+
+def response(outputs: Mapping[str, Array]) -> Any:
+    """An InferenceResponse; each array gets the batch dimension of one."""
+    return pb_utils.InferenceResponse([pb_utils.Tensor(name, _batched(array)) for name, array in outputs.items()])
+
+
+def error_response(error: BaseException) -> Any:
+    """The error reply of docs/contracts.md; a foreign exception becomes an InternalFault."""
+    known = error if isinstance(error, BackendError) else InternalFault(f"{type(error).__name__}: {error}")
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(known.wire_text, _triton_code(known.code)))
+
+
+def text_array(*texts: str | bytes) -> Array:
+    return np.array([text.encode() if isinstance(text, str) else text for text in texts], dtype=np.object_)
+
+
+def answer_each(requests: list[Any], answer: Callable[[Inputs], Mapping[str, Array]]) -> list[Any]:
+    """`execute` of an entry that answers each request once; a failure ends only the request that caused it."""
+    return [_answer(request, answer) for request in requests]
+
+
+def _answer(request: Any, answer: Callable[[Inputs], Mapping[str, Array]]) -> Any:
+    try:
+        return response(answer(Inputs(request)))
+    except Exception as error:  # becomes the error reply to this request
+        return error_response(error)
+
+
+class Responder:
+    """The reply channel of one decoupled request."""
+
+    def __init__(self, request: Any) -> None:
+        self._sender = request.get_response_sender()
+
+    def send(self, outputs: Mapping[str, Array], final: bool = False) -> None:
+        self._sender.send(response(outputs), pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0)
+
+    def fail(self, error: BaseException) -> None:
+        self._sender.send(error_response(error), pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def close(self) -> None:
+        """End the stream without a further response."""
+        self._sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def is_cancelled(self) -> bool:
+        return bool(self._sender.is_cancelled())
+
+
+@contextmanager
+def load_errors_named(entry: str) -> Iterator[None]:
+    """What fails while an entry loads is reported by Triton with the entry's name in front."""
+    try:
+        yield
+    except Exception as error:
+        raise pb_utils.TritonModelException(f"{entry}: {type(error).__name__}: {error}") from error
+
+
+def log(message: str) -> None:
+    pb_utils.Logger.log_info(message)
+
+
+def _batched(array: Array) -> Array:
+    return np.ascontiguousarray(array)[None]
+
+
+def _triton_code(code: str) -> int:
+    """Triton's nearest code. Read late: the server adds these names to its module only after the entry is imported."""
+    codes = {
+        "INVALID_ARGUMENT": pb_utils.TritonError.INVALID_ARG,
+        "OUT_OF_RANGE": pb_utils.TritonError.INVALID_ARG,
+        "UNIMPLEMENTED": pb_utils.TritonError.UNSUPPORTED,
+        "INTERNAL": pb_utils.TritonError.INTERNAL,
+    }
+    return int(codes.get(code, pb_utils.TritonError.UNAVAILABLE))

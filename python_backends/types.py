@@ -1,0 +1,128 @@
+"""The nouns that every engine and the `llm` entry share. Imports nothing of the project but its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from python_backends.errors import InvalidInput
+
+
+class FinishReason(str, Enum):
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How the next token is drawn, and when to stop. Field names are those of vLLM and Hugging Face.
+
+    Raises InvalidInput, naming the field, for a value out of range.
+    """
+
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: frozenset[int] = frozenset()
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    ignore_eos: bool = False
+    logprobs: bool = False
+    top_logprobs: int = 0
+    priority: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise InvalidInput(f"must be between {low:g} and {high:g}, got {value}", name)
+        if self.repetition_penalty <= 0 or self.top_p <= 0:
+            name = "top_p" if self.top_p <= 0 else "repetition_penalty"
+            raise InvalidInput(f"must be greater than 0, got {getattr(self, name)}", name)
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0.0
+
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("max_tokens", 1, 2**31 - 1),
+    ("min_tokens", 0, 2**31 - 1),
+    ("temperature", 0, 100),
+    ("top_p", 0, 1),
+    ("top_k", -1, 2**31 - 1),
+    ("min_p", 0, 1),
+    ("repetition_penalty", 0, 100),
+    ("presence_penalty", -2, 2),
+    ("frequency_penalty", -2, 2),
+    ("top_logprobs", 0, 20),
+)
+
+
+@dataclass(frozen=True)
+class ImageSpan:
+    """An image inside a prompt: the tokens `start` to `start + len(features)` stand for it.
+
+    features [n, d] float32, one row per placeholder token; grid is Hugging Face's image_grid_thw; digest is the SHA-256
+    of the encoded image, the key of everything that is cached about it.
+    """
+
+    start: int
+    features: np.ndarray[Any, Any]
+    grid: tuple[int, int, int]
+    digest: bytes
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.features)
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One prompt, placeholders already expanded to one token per image feature, and how to continue it."""
+
+    id: int
+    prompt_ids: tuple[int, ...]
+    sampling: SamplingParams
+    images: tuple[ImageSpan, ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """log p of the drawn token under the unmodified distribution, and of the most likely ones."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """What an engine emits: one new token, the end, or a failure that ends only this request.
+
+    `stop_token_id` is set when that token ended the generation (it is then not part of the text).
+    """
+
+    token_id: int | None = None
+    logprob: TokenLogprob | None = None
+    finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None
+    num_cached_tokens: int = 0
+    error: BaseException | None = None
+
+
+Emit = Callable[[TokenEvent], None]

@@ -29,7 +29,12 @@ class Inputs:
     def array(self, name: str) -> Array | None:
         """The tensor without its batch dimension, or None when the request has none of that name."""
         tensor = self._tensors.get(name)
-        return None if tensor is None else tensor.as_numpy()[0]
+        if tensor is None:
+            return None
+        batch: Array = tensor.as_numpy()
+        if len(batch) != 1:
+            raise InvalidInput(f"a request carries a batch of one, got {len(batch)}", name)
+        return batch[0]
 
     def need(self, name: str) -> Array:
         found = self.array(name)
@@ -138,7 +143,7 @@ def _batched(array: Array) -> Array:
     return np.ascontiguousarray(array)[None]
 
 
-def _triton_code(code: str) -> int:
+def _triton_code(code: str) -> Any:
     """Triton's nearest code. Read late: the server adds these names to its module only after the entry is imported."""
     codes = {
         "INVALID_ARGUMENT": pb_utils.TritonError.INVALID_ARG,
@@ -146,4 +151,4 @@ def _triton_code(code: str) -> int:
         "UNIMPLEMENTED": pb_utils.TritonError.UNSUPPORTED,
         "INTERNAL": pb_utils.TritonError.INTERNAL,
     }
-    return int(codes.get(code, pb_utils.TritonError.UNAVAILABLE))
+    return codes.get(code, pb_utils.TritonError.UNAVAILABLE)

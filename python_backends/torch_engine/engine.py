@@ -56,18 +56,18 @@ class TorchEngine:
         self._thread.join()
 
     def _check_fits(self, request: GenerationRequest) -> int:
-        """The number of tokens it may generate. Raises when prompt and output can never fit."""
+        """How many tokens it may generate: what it asks for, as far as the context has room. Raises if none fits."""
         num_prompt, wanted = len(request.prompt_ids), request.sampling.max_tokens
         if num_prompt == 0:
             raise InvalidInput("the prompt has no tokens", "text_input")
         _check_token_ids(request.prompt_ids, self._model.vocab_size, "input_ids")
         _check_token_ids(request.sampling.logit_bias, self._model.vocab_size, "logit_bias")
-        room = min(self.max_model_len, self._max_tokens_in_cache) - num_prompt
-        if room < 1 or (wanted or 1) > room:
-            asked = f" and max_tokens is {wanted}" if wanted else ""
-            limit = min(self.max_model_len, self._max_tokens_in_cache)
-            raise ContextOverflow(f"the prompt has {num_prompt} tokens{asked}; the context holds {limit}", "max_tokens")
-        return wanted or room
+        limit = min(self.max_model_len, self._max_tokens_in_cache)
+        if num_prompt >= limit:
+            raise ContextOverflow(f"the prompt has {num_prompt} tokens; the context holds {limit}", "messages")
+        if wanted is not None and wanted > limit:
+            raise ContextOverflow(f"{wanted} tokens are more than the context holds, which is {limit}", "max_tokens")
+        return min(wanted or limit, limit - num_prompt)
 
     def _loop(self) -> None:
         while self._take_messages():

@@ -1,0 +1,151 @@
+"""The gateway's own share of the time to the first token, and how many stream events it passes on.
+
+`python benchmarks/gateway_latency.py` starts an echo service and a gateway, each in its own process, and asks in turns
+directly over gRPC and through the gateway. With `--base-url` and `--triton-grpc` it measures a running system instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import orjson
+
+from gateway.errors import GatewayError
+from gateway.tensors import encode
+from gateway.triton import Triton
+
+ROOT = Path(__file__).resolve().parents[1]
+MESSAGES = [{"role": "user", "content": "Name a colour."}]
+
+
+class HttpStream:
+    """A client as thin as can be, so that its own cost does not count as the gateway's: one kept-alive connection."""
+
+    def __init__(self, base_url: str) -> None:
+        self.host, self.port = urlsplit(base_url).hostname, urlsplit(base_url).port
+
+    async def open(self) -> None:
+        self.reader, self.writer = await asyncio.open_connection(self.host, self.port, limit=2**24)
+
+    async def ask(self, max_tokens: int) -> tuple[float, int]:
+        """Returns the seconds to the first content chunk, and the number of events."""
+        body = orjson.dumps({"messages": MESSAGES, "max_tokens": max_tokens, "temperature": 0, "stream": True})
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {self.host}\r\nContent-Length: {len(body)}\r\n\r\n"
+        started = time.perf_counter()
+        self.writer.write(head.encode() + body)
+        text = await self.reader.readuntil(b'"delta":{"content":')
+        first = time.perf_counter() - started
+        events = text.count(b"data: ")
+        while not text.endswith(b"0\r\n\r\n"):
+            text = text[-16:] + (read := await self.reader.read(2**18))
+            events += read.count(b"data: ")
+        return first, events
+
+
+async def ask_directly(triton: Triton, entry: str, max_tokens: int) -> float:
+    inputs = encode({"messages": orjson.dumps(MESSAGES), "max_tokens": max_tokens, "temperature": 0.0, "stream": True})
+    started = time.perf_counter()
+    async with triton.stream(entry, "benchmark", inputs) as stream:
+        await anext(stream)
+        first = time.perf_counter() - started
+        async for _ in stream:
+            pass
+        stream.finished = True
+    return first
+
+
+async def measure(arguments: argparse.Namespace, gateway_pid: int | None) -> None:
+    triton, http = Triton(arguments.triton_grpc), HttpStream(arguments.base_url)
+    await wait_until_ready(triton, http)
+    direct, through = [], []
+    for turn in range(arguments.requests + 20):
+        pair = await ask_directly(triton, arguments.entry, 4), (await http.ask(4))[0]
+        if turn >= 20:
+            direct.append(pair[0] * 1000)
+            through.append(pair[1] * 1000)
+    for name, times in (("directly over gRPC", direct), ("through the gateway", through)):
+        print(f"first token {name:20s} p50 {percentile(times, 50):6.2f} ms   p95 {percentile(times, 95):6.2f} ms")
+    shares = percentile(through, 50) - percentile(direct, 50), percentile(through, 95) - percentile(direct, 95)
+    print(f"the gateway's own share          p50 {shares[0]:6.2f} ms   p95 {shares[1]:6.2f} ms")
+    started, cpu = time.perf_counter(), cpu_seconds(gateway_pid)
+    _, events = await http.ask(arguments.tokens)
+    seconds, cpu = time.perf_counter() - started, cpu_seconds(gateway_pid) - cpu
+    print(f"one stream: {events} events in {seconds:.2f} s = {events / seconds:.0f} events/s")
+    if gateway_pid is not None:
+        print(f"            {events / cpu:.0f} events per second of the gateway's CPU time")
+    http.writer.close()
+    await triton.close()
+
+
+async def wait_until_ready(triton: Triton, http: HttpStream) -> None:
+    for _ in range(200):
+        try:
+            await triton.index()
+            await http.open()
+            return
+        except (GatewayError, OSError):
+            await asyncio.sleep(0.1)
+    sys.exit("the system does not answer")
+
+
+def percentile(times: list[float], percent: int) -> float:
+    return statistics.quantiles(times, n=100, method="inclusive")[percent - 1]
+
+
+def cpu_seconds(pid: int | None) -> float:
+    if pid is None:
+        return 0.0
+    user, system = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def own_system(arguments: argparse.Namespace) -> Iterator[int]:
+    """Starts the echo service and a gateway; yields the gateway's process id."""
+    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as probe:
+        port_file, port = Path(folder) / "port", probe.getsockname()[1]
+        probe.close()
+        processes = [subprocess.Popen([sys.executable, str(ROOT / "tests/fake_triton.py"), str(port_file)])]
+        try:
+            while not port_file.exists() or not port_file.read_text():
+                time.sleep(0.05)
+            arguments.triton_grpc, arguments.base_url = f"127.0.0.1:{port_file.read_text()}", f"http://127.0.0.1:{port}"
+            options = ["--port", str(port), "--triton-grpc", arguments.triton_grpc, "--triton-metrics", ""]
+            command = [sys.executable, "-m", "gateway", *options, "--log-level", "warning"]
+            processes.append(subprocess.Popen(command, cwd=ROOT))
+            yield processes[1].pid
+        finally:
+            for process in reversed(processes):
+                process.terminate()
+                process.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base-url", help="a running gateway, for example http://127.0.0.1:8000")
+    parser.add_argument("--triton-grpc", default="127.0.0.1:8001", help="its Triton; used with --base-url")
+    parser.add_argument("--entry", default="llm", help="the chat model's entry in Triton")
+    parser.add_argument("--requests", type=int, default=300)
+    parser.add_argument("--tokens", type=int, default=20_000, help="length of the stream whose events are counted")
+    arguments = parser.parse_args()
+    if arguments.base_url:
+        asyncio.run(measure(arguments, None))
+        return
+    with own_system(arguments) as gateway_pid:
+        asyncio.run(measure(arguments, gateway_pid))
+
+
+if __name__ == "__main__":
+    main()

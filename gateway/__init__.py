@@ -1,0 +1,1 @@
+"""The OpenAI-compatible front door: translates HTTP into Triton gRPC calls and knows no model."""

@@ -1,0 +1,75 @@
+"""The parts that routes share, made once per app, and their FastAPI alias."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Request
+
+from gateway.disconnect import until_disconnect
+from gateway.discovery import Discovery, ServedModel
+from gateway.errors import ClientGone
+from gateway.limits import Admission
+from gateway.metrics import Metrics
+from gateway.settings import Settings
+from gateway.tensors import Value, encode
+from gateway.triton import Triton, TritonStream
+from gateway.watch import StreamWatch
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Services:
+    settings: Settings
+    metrics: Metrics
+    admission: Admission
+    triton: Triton
+    discovery: Discovery
+    watch: StreamWatch
+
+    @asynccontextmanager
+    async def generation(
+        self, model: ServedModel, request_id: str, inputs: Mapping[str, Value]
+    ) -> AsyncIterator[TritonStream]:
+        """Opens a watched stream; leaving it early cancels the generation in Triton."""
+        async with self.triton.stream(model.entry, request_id, encode(inputs)) as stream:
+            with self.watch.watching(stream, model.steps):
+                yield stream
+
+    async def while_connected(self, request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+        """Awaits `work` for a client whose body has been read; raises ClientGone when the client leaves."""
+        try:
+            return await until_disconnect(request.receive, work)
+        except ClientGone:
+            self.metrics.count_gone()
+            raise
+
+
+@asynccontextmanager
+async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
+    """Opens the channel and starts discovery; Triton need not be up."""
+    triton = Triton(settings.triton_grpc)
+    discovery = Discovery(triton, settings.discovery_interval_s)
+    watch = StreamWatch(triton, settings.watch_interval_s, settings.stream_idle_s, metrics.count_cancel)
+    services = Services(settings, metrics, Admission(settings.max_concurrency), triton, discovery, watch)
+    refreshing = asyncio.ensure_future(discovery.run())
+    try:
+        yield services
+    finally:
+        refreshing.cancel()
+        await asyncio.gather(refreshing, return_exceptions=True)
+        await watch.close()
+        await triton.close()
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesDep = Annotated[Services, Depends(_services)]

@@ -1,0 +1,189 @@
+"""Which OpenAI models there are, from Triton's repository index and model configurations. Knows no checkpoint.
+
+An entry with the parameter `task` is an OpenAI model. The entries it stands on are the steps of its ensemble, and for a
+chat model that takes images also its vision entry, when that is served by the same Triton.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.errors import GatewayError, InvalidRequest, ModelNotFound, Unavailable
+from gateway.triton import EntryConfig, EntryState, Triton
+
+log = logging.getLogger("trimodal.gateway")
+
+CONFIG_AGE_S = 10.0
+MISS_AGE_S = 0.05
+DEFAULT_MODALITIES = {"chat": "text", "transcription": "audio", "embedding": "text"}
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One OpenAI model: `ids[0]` is the canonical id, the others are aliases; `entry` is its name in Triton."""
+
+    ids: tuple[str, ...]
+    entry: str
+    task: str
+    input_modalities: tuple[str, ...]
+    max_model_len: int | None
+    # `steps` carry a request; `needs` must be ready as well for the model to do all it says.
+    steps: frozenset[str]
+    needs: frozenset[str]
+
+    def card(self, model_id: str, created: int) -> dict[str, Any]:
+        return {
+            "id": model_id,
+            "object": "model",
+            "created": created,
+            "owned_by": "trimodal",
+            "task": self.task,
+            "input_modalities": list(self.input_modalities),
+            "max_model_len": self.max_model_len,
+            "root": self.entry,
+            "aliases": [other for other in self.ids if other != model_id],
+        }
+
+
+class Discovery:
+    """Keeps the last known models and states; a model whose entry is down for a moment stays known."""
+
+    def __init__(self, triton: Triton, interval_s: float) -> None:
+        self.created = int(time.time())
+        self.live = False
+        self.entries: dict[str, EntryState] = {}
+        self.models: dict[str, ServedModel] = {}
+        self._triton = triton
+        self._interval_s = interval_s
+        self._configs: dict[str, EntryConfig] = {}
+        self._configs_at = 0.0
+        self._refreshed_at = 0.0
+        self._lock = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Refreshes for ever; being without Triton is an ordinary state."""
+        while True:
+            try:
+                await self.refresh()
+            except Exception:
+                log.exception("discovery failed; it will be tried again")
+            await asyncio.sleep(self._interval_s)
+
+    async def refresh(self, not_since: float = float("inf")) -> None:
+        """Looks again, unless somebody else has done so since the monotonic time `not_since`."""
+        async with self._lock:
+            if self._refreshed_at > not_since:
+                return
+            try:
+                await self._read()
+                self.live = True
+            except GatewayError:
+                self.live = False
+            self._refreshed_at = time.monotonic()
+
+    async def find(self, model_id: str | None, task: str) -> ServedModel:
+        """Returns the model of that id; without one, the only model of that task.
+
+        Raises ModelNotFound, Unavailable when nothing is known yet, and InvalidRequest for a model of another task.
+        """
+        model = self._lookup(model_id, task)
+        if model is None:
+            # It may be a model loaded since the last look; a flood of misses shares a few looks.
+            await self.refresh(not_since=time.monotonic() - MISS_AGE_S)
+            model = self._lookup(model_id, task)
+        if model is None:
+            raise self._miss(model_id, task)
+        if model.task != task:
+            raise InvalidRequest(f"The model {model.ids[0]!r} does {model.task}, not {task}.", "model", "unsupported")
+        return model
+
+    def unready(self, model: ServedModel) -> list[str]:
+        """Names the entries that keep a model from being ready."""
+        return sorted(name for name in model.needs if not self.state_of(name).ready)
+
+    def state_of(self, name: str) -> EntryState:
+        return self.entries.get(name, EntryState("MISSING", "")) if self.live else EntryState("UNKNOWN", "")
+
+    @property
+    def unique_models(self) -> list[ServedModel]:
+        return list(dict.fromkeys(self.models.values()))
+
+    def _lookup(self, model_id: str | None, task: str) -> ServedModel | None:
+        if model_id:
+            return self.models.get(model_id)
+        candidates = [model for model in self.unique_models if model.task == task]
+        return candidates[0] if len(candidates) == 1 else None
+
+    def _miss(self, model_id: str | None, task: str) -> GatewayError:
+        if not self.models:
+            return Unavailable("No model is served yet.")
+        if not model_id:
+            return InvalidRequest(f"Name a model: there is not exactly one for {task}.", "model", "missing_required")
+        return ModelNotFound(f"The model {model_id[:200]!r} does not exist.", "model")
+
+    async def _read(self) -> None:
+        self.entries = await self._triton.index()
+        now = time.monotonic()
+        if now - self._configs_at > CONFIG_AGE_S:
+            stale = set(self.entries)
+            self._configs_at = now
+        else:
+            stale = {name for name, entry in self.entries.items() if name not in self._configs or not entry.ready}
+        self._configs = {name: config for name, config in self._configs.items() if name in self.entries}
+        changed = False
+        for name in sorted(stale):
+            if self.entries[name].ready:
+                changed |= await self._read_config(name)
+        if changed or {model.entry for model in self.models.values()} - set(self._configs):
+            self.models = _models_of(self._configs)
+            log.info("models: %s", ", ".join(self.models) or "none")
+
+    async def _read_config(self, name: str) -> bool:
+        config = await self._triton.config(name)
+        changed = self._configs.get(name) != config
+        self._configs[name] = config
+        return changed
+
+
+def _models_of(configs: dict[str, EntryConfig]) -> dict[str, ServedModel]:
+    models: dict[str, ServedModel] = {}
+    for name, config in sorted(configs.items()):
+        if config.parameters.get("task"):
+            model = _model_of(name, configs)
+            for model_id in model.ids:
+                if models.setdefault(model_id, model) is not model:
+                    log.warning("the id %r of entry %s is taken by entry %s", model_id, name, models[model_id].entry)
+    return models
+
+
+def _model_of(name: str, configs: dict[str, EntryConfig]) -> ServedModel:
+    parameters = configs[name].parameters
+    task = parameters["task"]
+    length = parameters.get("max_model_len", "")
+    steps = _with_steps(name, configs)
+    needs = set(steps)
+    modalities = _split(parameters.get("input_modalities", "")) or (DEFAULT_MODALITIES.get(task, "text"),)
+    if task == "chat" and "image" in modalities and not parameters.get("vision_endpoint"):
+        needs |= _with_steps(parameters.get("vision_model") or "vision", configs)
+    ids = _split(parameters.get("served_model_name", "")) or (name,)
+    max_model_len = int(length) if length.isdecimal() else None
+    return ServedModel(ids, name, task, modalities, max_model_len, frozenset(steps), frozenset(needs))
+
+
+def _with_steps(name: str, configs: dict[str, EntryConfig]) -> set[str]:
+    names: set[str] = set()
+    waiting = [name]
+    while waiting:
+        current = waiting.pop()
+        if current not in names:
+            names.add(current)
+            waiting += configs[current].steps if current in configs else ()
+    return names
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -1,0 +1,170 @@
+"""The errors a client can meet, named by what the client can do about them, and their OpenAI form.
+
+    GatewayError
+    ├── InvalidRequest      400  send something else
+    │   ├── Unsupported     400  code `unsupported`: choose another model, or leave the field out
+    │   └── ContextOverflow 400  code `context_length_exceeded`: send less, or ask for less
+    ├── ModelNotFound       404  code `model_not_found`
+    ├── RouteNotFound       404
+    ├── MethodNotAllowed    405
+    ├── PayloadTooLarge     413
+    ├── Overloaded          429  come back after Retry-After
+    ├── ClientGone          499  nobody reads this answer
+    ├── InternalFault       500  report it; the text is always the same
+    ├── UpstreamFault       502  the model server broke its contract; report it
+    ├── Unavailable         503  come back after Retry-After
+    └── UpstreamTimeout     504  allow more time
+
+Knows the text form `[CODE] field: message` of docs/contracts.md; knows neither HTTP frameworks nor gRPC calls.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any
+
+import orjson
+
+log = logging.getLogger("trimodal.gateway")
+
+
+class GatewayError(Exception):
+    """A request ends with this. `param` is the dotted path of the field at fault, `code` a word for programs."""
+
+    status = 500
+    kind = "server_error"
+    default_code: str | None = None
+    retry_after_s: int | None = None
+
+    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code or self.default_code
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The OpenAI error object; all four keys are always there."""
+        return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+
+    def to_json(self) -> bytes:
+        return orjson.dumps(self.body)
+
+
+class InvalidRequest(GatewayError):
+    status, kind, default_code = 400, "invalid_request_error", "invalid_value"
+
+
+class Unsupported(InvalidRequest):
+    default_code = "unsupported"
+
+
+class ContextOverflow(InvalidRequest):
+    default_code = "context_length_exceeded"
+
+
+class ModelNotFound(GatewayError):
+    status, kind, default_code = 404, "invalid_request_error", "model_not_found"
+
+
+class RouteNotFound(GatewayError):
+    status, kind, default_code = 404, "invalid_request_error", "not_found"
+
+
+class MethodNotAllowed(GatewayError):
+    status, kind, default_code = 405, "invalid_request_error", "method_not_allowed"
+
+
+class PayloadTooLarge(GatewayError):
+    status, kind, default_code = 413, "invalid_request_error", "payload_too_large"
+
+
+class Overloaded(GatewayError):
+    status, kind, default_code = 429, "rate_limit_error", "rate_limit_exceeded"
+    retry_after_s = 1
+
+
+class ClientGone(GatewayError):
+    status, kind, default_code = 499, "invalid_request_error", "client_closed_request"
+
+
+class InternalFault(GatewayError):
+    """A fault of ours; its text is fixed so that no path, secret or traceback leaves the house."""
+
+    status, kind, default_code = 500, "server_error", "internal_error"
+
+    def __init__(self) -> None:
+        super().__init__("The server had an internal fault. The request id identifies it in the server's log.")
+
+
+class UpstreamFault(GatewayError):
+    status, kind, default_code = 502, "server_error", "upstream_error"
+
+
+class Unavailable(GatewayError):
+    status, kind, default_code = 503, "service_unavailable", "unavailable"
+    retry_after_s = 5
+
+
+class UpstreamTimeout(GatewayError):
+    status, kind, default_code = 504, "server_error", "deadline_exceeded"
+
+
+BY_CODE: dict[str, type[GatewayError]] = {
+    "INVALID_ARGUMENT": InvalidRequest,
+    "OUT_OF_RANGE": ContextOverflow,
+    "NOT_FOUND": ModelNotFound,
+    "UNIMPLEMENTED": Unsupported,
+    "RESOURCE_EXHAUSTED": Overloaded,
+    "UNAVAILABLE": Unavailable,
+    "DEADLINE_EXCEEDED": UpstreamTimeout,
+    "CANCELLED": Unavailable,
+}
+
+# Tensor names on the wire -> fields of the OpenAI request.
+PARAM_OF_TENSOR = {
+    "stop_words": "stop",
+    "image": "messages",
+    "text_input": "messages",
+    "return_log_probs": "logprobs",
+    "num_return_sequences": "n",
+    "audio": "file",
+    "input_features": "file",
+    "duration": "file",
+    "guided_decoding_guide": "response_format",
+    "guided_decoding_guide_type": "response_format",
+}
+
+_CODED = re.compile(r"\[(" + "|".join([*BY_CODE, "INTERNAL"]) + r")\] (?:([A-Za-z_][\w.\-]*): )?([^\r\n]*)")
+# What Triton itself says while an entry is unloaded, still loading, or its Python process is dead.
+_MODEL_DOWN = re.compile(r"unknown model|not ready|no available|not healthy|not available|unloading|shutting", re.I)
+
+
+def from_wire(text: str) -> GatewayError:
+    """Translates the error text of a response. Triton may put words before `[CODE]` and a traceback after the line."""
+    found = _CODED.search(text)
+    if found and found[1] in BY_CODE:
+        field = found[2]
+        return BY_CODE[found[1]](found[3], PARAM_OF_TENSOR.get(field, field))
+    if not found and _MODEL_DOWN.search(text):
+        return model_unavailable()
+    log.error("upstream fault: %s", text[:2000])
+    return InternalFault()
+
+
+def from_status(code: str, details: str) -> GatewayError:
+    """Translates the end of a gRPC call; `code` is the name of the status."""
+    if code == "UNAVAILABLE":
+        return Unavailable("The model server cannot be reached.")
+    if code in ("DEADLINE_EXCEEDED", "CANCELLED"):
+        return BY_CODE[code]("The model server ended the call.")
+    log.error("gRPC call failed: %s %s", code, details[:2000])
+    return UpstreamFault("The model server failed the call.")
+
+
+def model_unavailable() -> Unavailable:
+    return Unavailable("The model is not available at the moment; it is being loaded again.", code="model_unavailable")

@@ -1,0 +1,66 @@
+"""/liveness, /readiness, /health and /metrics; the first three answer from memory and never wait for Triton."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from gateway.deps import ServicesDep
+from gateway.discovery import Discovery, ServedModel
+from gateway.errors import Unavailable
+from gateway.responses import error_response, json_response
+
+router = APIRouter()
+
+
+@router.get("/liveness")
+async def liveness() -> Response:
+    return json_response({"status": "live"})
+
+
+@router.get("/readiness")
+async def readiness(services: ServicesDep) -> Response:
+    trouble = _trouble(services.discovery)
+    if trouble:
+        return error_response(Unavailable(f"Not ready: {trouble}.", code="not_ready"))
+    return json_response({"status": "ready"})
+
+
+@router.get("/health")
+async def health(services: ServicesDep) -> Response:
+    discovery = services.discovery
+    trouble = _trouble(discovery)
+    body = {
+        "status": "unready" if trouble else "ready",
+        "trouble": trouble or None,
+        "triton": "live" if discovery.live else "down",
+        "models": {model.ids[0]: _model_state(model, discovery) for model in discovery.unique_models},
+    }
+    return json_response(body, 503 if trouble else 200)
+
+
+@router.get("/metrics")
+async def metrics(services: ServicesDep) -> Response:
+    text = await services.metrics.render(services.settings.triton_metrics)
+    return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _trouble(discovery: Discovery) -> str:
+    """Says what keeps the system from being ready, or nothing."""
+    if not discovery.live:
+        return "Triton cannot be reached"
+    if not discovery.models:
+        return "no model is served"
+    entries = {name for model in discovery.unique_models for name in discovery.unready(model)}
+    entries |= {name for name, entry in discovery.entries.items() if entry.state == "LOADING"}
+    return ", ".join(f"{name} is {discovery.state_of(name).state or 'not loaded'}" for name in sorted(entries))
+
+
+def _model_state(model: ServedModel, discovery: Discovery) -> dict[str, Any]:
+    return {
+        "task": model.task,
+        "ready": not discovery.unready(model),
+        "entries": {name: discovery.state_of(name).state for name in sorted(model.needs)},
+    }

@@ -1,0 +1,90 @@
+"""Every setting of the gateway, in one frozen object: from the command line, else TRIMODAL_* variables, else a default.
+
+Knows names, types and ranges; opens nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+MIB = 1024 * 1024
+
+
+class SettingError(Exception):
+    """A setting has a bad value; the text names the key and the value."""
+
+    def __init__(self, key: str, value: object, why: str) -> None:
+        super().__init__(f"{key}: {value!r} {why}")
+
+
+def _option(default: Any, help_text: str, low: float = 0) -> Any:
+    return field(default=default, metadata={"help": help_text, "low": low})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Names end in `_s` for seconds and `_bytes` for bytes. Raises SettingError when a value is out of range."""
+
+    host: str = _option("127.0.0.1", "address to listen on")
+    port: int = _option(8000, "port to listen on; 0 takes any free one")
+    triton_grpc: str = _option("127.0.0.1:8001", "host:port of Triton's gRPC service")
+    triton_metrics: str = _option("127.0.0.1:8002", "host:port of Triton's metrics, added to /metrics; empty: none")
+    log_level: str = _option("info", "debug, info, warning or error")
+    max_concurrency: int = _option(256, "requests served at once; one more gets 429", 1)
+    max_body_bytes: int = _option(64 * MIB, "largest JSON body", 1)
+    max_audio_bytes: int = _option(25 * MIB, "largest audio file", 1)
+    max_images: int = _option(16, "images in one request")
+    max_image_bytes: int = _option(20 * MIB, "largest encoded image", 1)
+    stream_idle_s: float = _option(60.0, "a generation that says nothing for so long fails", 0.01)
+    watch_interval_s: float = _option(0.25, "how often models with open streams are checked", 0.01)
+    discovery_interval_s: float = _option(1.0, "how often Triton's models are listed", 0.01)
+    keep_alive_s: float = _option(15.0, "an idle event stream gets a comment this often", 0.01)
+    shutdown_s: float = _option(5.0, "time that open requests get at shutdown")
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if isinstance(value, int | float) and not option.metadata["low"] <= value < 2**40:
+                raise SettingError(option.name, value, f"must be at least {option.metadata['low']}")
+        if self.port > 65535:
+            raise SettingError("port", self.port, "is not a port")
+        if self.log_level not in ("debug", "info", "warning", "error"):
+            raise SettingError("log_level", self.log_level, "must be debug, info, warning or error")
+        _check_endpoint("triton_grpc", self.triton_grpc)
+        if self.triton_metrics:
+            _check_endpoint("triton_metrics", self.triton_metrics)
+
+
+def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """Raises SettingError; SystemExit for --help and unknown options."""
+    parser = argparse.ArgumentParser(prog="python -m gateway", description="OpenAI-compatible gateway to Triton.")
+    for option in fields(Settings):
+        help_text = f"{option.metadata['help']} (default {option.default!r}; environment {_variable(option.name)})"
+        parser.add_argument("--" + option.name.replace("_", "-"), dest=option.name, help=help_text)
+    given = vars(parser.parse_args(arguments))
+    values = {}
+    for option in fields(Settings):
+        text = given[option.name] if given[option.name] is not None else environment.get(_variable(option.name))
+        if text is not None:
+            values[option.name] = _convert(option.name, text, type(option.default))
+    return Settings(**values)
+
+
+def _variable(name: str) -> str:
+    return "TRIMODAL_" + name.upper()
+
+
+def _convert(key: str, text: str, kind: type) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise SettingError(key, text, f"is not of type {kind.__name__}") from None
+
+
+def _check_endpoint(key: str, value: str) -> None:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal():
+        raise SettingError(key, value, "must be host:port")

@@ -1,0 +1,81 @@
+"""Fails the open streams of models that are gone, because Triton does not.
+
+When a model's Python process is killed, Triton leaves its open streams hanging for ever. The supervisor then unloads
+and loads the model, and that shows in the repository index: the one sign this file goes by, beside a limit on silence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import Context
+
+from gateway.errors import GatewayError, UpstreamTimeout, model_unavailable
+from gateway.triton import Triton, TritonStream
+
+log = logging.getLogger("trimodal.gateway")
+
+
+class StreamWatch:
+    """Polls only while streams are open. `on_cancel` is told the reason: `model_down` or `idle`."""
+
+    def __init__(self, triton: Triton, interval_s: float, idle_s: float, on_cancel: Callable[[str], None]) -> None:
+        self._triton = triton
+        self._interval_s = interval_s
+        self._idle_s = idle_s
+        self._on_cancel = on_cancel
+        self._open: dict[TritonStream, frozenset[str]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<StreamWatch {len(self._open)} open>"
+
+    @contextmanager
+    def watching(self, stream: TritonStream, entries: frozenset[str]) -> Iterator[TritonStream]:
+        """Fails `stream` when one of `entries` stops being ready, or when it is silent for too long."""
+        self._open[stream] = entries
+        if self._task is None:
+            # An empty context: the task outlives the request that starts it and must not log under its id.
+            self._task = Context().run(asyncio.ensure_future, self._poll())
+        try:
+            yield stream
+        finally:
+            del self._open[stream]
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _poll(self) -> None:
+        try:
+            while self._open:
+                await asyncio.sleep(self._interval_s)
+                self._fail_idle()
+                await self._fail_dead()
+        finally:
+            self._task = None
+
+    def _fail_idle(self) -> None:
+        oldest = asyncio.get_running_loop().time() - self._idle_s
+        for stream in [stream for stream in self._open if stream.last_response_at < oldest]:
+            self._fail(stream, "idle", UpstreamTimeout(f"The model said nothing for {self._idle_s:g} seconds."))
+
+    async def _fail_dead(self) -> None:
+        if not self._open:
+            return
+        try:
+            entries = await self._triton.index()
+        except GatewayError:
+            # Streams of a server that is gone end by themselves, with the connection.
+            return
+        ready = {name for name, entry in entries.items() if entry.ready}
+        for stream in [stream for stream, needed in self._open.items() if not needed <= ready]:
+            self._fail(stream, "model_down", model_unavailable())
+
+    def _fail(self, stream: TritonStream, reason: str, error: GatewayError) -> None:
+        log.warning("stream of %s failed: %s", sorted(self._open[stream]), reason)
+        self._on_cancel(reason)
+        stream.fail(error)

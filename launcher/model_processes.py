@@ -1,0 +1,74 @@
+"""Which process runs which model: Triton's Python backend starts one stub per instance, with the model in its arguments.
+
+    triton_python_backend_stub REPOSITORY/ENTRY/VERSION/model.py SHM_REGION ... INSTANCE DEFAULT
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import PurePath
+
+import psutil
+
+from launcher.triton_install import STUB
+
+# A process that a person stops for a moment (Ctrl-Z, a debugger that attaches) is left alone.
+STOPPED_FOR_S = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelProcess:
+    pid: int
+    entry: str
+    instance: str
+    stopped: bool = False
+
+
+def parse_stub(pid: int, command: Sequence[str], stopped: bool = False) -> ModelProcess | None:
+    """None for anything but a stub. The arguments after the path changed between Triton's versions."""
+    if len(command) < 3 or PurePath(command[0]).name != STUB:
+        return None
+    entry = PurePath(command[1]).parent.parent.name
+    instance = next((argument for argument in reversed(command[2:]) if argument.startswith(f"{entry}_")), entry)
+    return ModelProcess(pid, entry, instance, stopped)
+
+
+def find_model_processes(triton_pid: int) -> list[ModelProcess]:
+    """The living stubs of this tritonserver; a dead one that was not reaped has no arguments and is left out."""
+    found = []
+    for child in psutil.Process(triton_pid).children():
+        try:
+            process = parse_stub(child.pid, child.cmdline(), child.status() == psutil.STATUS_STOPPED)
+        except psutil.Error:
+            continue
+        if process:
+            found.append(process)
+    return found
+
+
+class ProcessWatch:
+    """Compares what runs now with what ran before, and names the entries that lost a process."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._known: dict[str, ModelProcess] = {}
+        self._stopped_since: dict[int, float] = {}
+
+    def observe(self, running: Iterable[ModelProcess]) -> dict[str, ModelProcess]:
+        """The lost process per entry: gone, or stopped for longer than STOPPED_FOR_S."""
+        now = self._clock()
+        processes = list(running)
+        stopped = {process.pid for process in processes if process.stopped}
+        self._stopped_since = {pid: self._stopped_since.get(pid, now) for pid in stopped}
+        alive = [one for one in processes if now - self._stopped_since.get(one.pid, now) <= STOPPED_FOR_S]
+        instances = {process.instance: process for process in alive}
+        missing = [process for name, process in self._known.items() if name not in instances]
+        lost = {one.entry: dataclasses.replace(one, stopped=one.pid in stopped) for one in missing}
+        self._known.update(instances)
+        return lost
+
+    def forget(self, entry: str) -> None:
+        """The next observation says what `entry` consists of; used when it is unloaded or loaded anew."""
+        self._known = {name: process for name, process in self._known.items() if process.entry != entry}

@@ -1,0 +1,51 @@
+"""What the command line asked for, as frozen values; cli.py fills them, the rest of the launcher reads them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from launcher.ports import Ports
+
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = ROOT / ".cache"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A folder or a hub id, and the name it is served under."""
+
+    source: str
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """Checkpoints to serve instead of the repository's own, and `parameters` that replace those of its entries."""
+
+    chat: tuple[Checkpoint, ...] = ()
+    speech: Checkpoint | None = None
+    parameters: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.chat or self.speech or self.parameters)
+
+
+@dataclasses.dataclass(frozen=True)
+class ServeOptions:
+    host: str
+    ports: Ports
+    model_repository: Path
+    models: ModelOptions
+    port_file: Path | None = None
+    # None: a file of the launcher's choice; `-`: standard error.
+    log_file: str | None = None
+    log_level: str = "info"
+    gateway: bool = True
+
+    def log_path(self, ports: Ports) -> Path | None:
+        if self.log_file == "-":
+            return None
+        return Path(self.log_file) if self.log_file else CACHE / f"serve-{ports.http or ports.grpc}.log"

@@ -1,0 +1,122 @@
+"""Watching Triton's model processes and bringing a lost one back, because Triton does neither.
+
+Triton goes on calling such an entry ready, and its open streams hang. The supervisor unloads it with the ensembles that
+contain it (this is what the gateway sees), shuts the connections of native clients, and loads it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+import psutil
+
+from launcher.backoff import Backoff
+from launcher.connections import shut_connections
+from launcher.console import say
+from launcher.model_processes import ModelProcess, ProcessWatch, find_model_processes
+from launcher.processes import kill_process
+from launcher.triton_client import EntryState, TritonClient, TritonError
+
+POLL_S = 0.1
+
+# The gateway looks every 0.25 s: an entry must not be ready again before the gateway has seen that it was not.
+UNREADY_S = 1.0
+
+UNLOADED_ON_PURPOSE = "unloaded"
+
+
+class Supervisor:
+    """Looks after the models of one running tritonserver. `friends` are processes whose connections to it stay open;
+    `restart` ends tritonserver where connections cannot be shut."""
+
+    def __init__(
+        self,
+        client: TritonClient,
+        triton_pid: int,
+        grpc_port: int,
+        friends: Callable[[], Iterable[int]],
+        restart: Callable[[], None],
+    ) -> None:
+        self._client = client
+        self._triton_pid = triton_pid
+        self._grpc_port = grpc_port
+        self._friends = friends
+        self._restart = restart
+        self._watch = ProcessWatch()
+        self._backoffs: dict[str, Backoff] = {}
+        self._recoveries: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Until cancelled, or until tritonserver is gone."""
+        try:
+            while psutil.pid_exists(self._triton_pid):
+                with suppress(psutil.NoSuchProcess, TritonError):
+                    await self._look()
+                await asyncio.sleep(POLL_S)
+        finally:
+            for recovery in self._recoveries.values():
+                recovery.cancel()
+
+    async def _look(self) -> None:
+        lost = self._watch.observe(find_model_processes(self._triton_pid))
+        if not lost:
+            return
+        index = await self._client.index()
+        for entry, process in lost.items():
+            if entry in self._recoveries:
+                continue
+            # An entry that is not ready lost its process because somebody unloads it.
+            if index.get(entry, EntryState(entry, "", "")).state == "READY":
+                self._recoveries[entry] = asyncio.create_task(self._recover(process))
+            else:
+                self._watch.forget(entry)
+
+    async def _recover(self, process: ModelProcess) -> None:
+        entry = process.entry
+        backoff = self._backoffs.setdefault(entry, Backoff(UNREADY_S, 30.0))
+        fate = "hangs (stopped)" if process.stopped else "died"
+        say(f"the process of {entry} (pid {process.pid}) {fate}; loading it again")
+        try:
+            if process.stopped:
+                kill_process(process.pid)
+            await self._end_streams(entry)
+            await self._load(entry, backoff)
+        except TritonError as error:
+            say(f"{entry} could not be brought back: {error}")
+        finally:
+            self._watch.forget(entry)
+            del self._recoveries[entry]
+
+    async def _end_streams(self, entry: str) -> None:
+        decoupled = await self._client.is_decoupled(entry)
+        await self._client.unload(entry)
+        # Triton itself ends the requests of an entry that is not decoupled, within 3 s.
+        if not decoupled:
+            return
+        try:
+            count = shut_connections(self._triton_pid, self._grpc_port, [os.getpid(), *self._friends()])
+        except OSError as error:
+            say(f"connections cannot be shut here ({error.strerror}); tritonserver starts anew to end the open streams")
+            self._restart()
+        else:
+            say(f"ended {count} connections of native clients")
+
+    async def _load(self, entry: str, backoff: Backoff) -> None:
+        while psutil.pid_exists(self._triton_pid):
+            await asyncio.sleep(backoff.next_pause_s())
+            try:
+                await self._client.load(entry)
+            except TritonError as error:
+                say(f"{entry} did not load: {first_line(str(error))}")
+                continue
+            backoff.note_well()
+            say(f"{entry} is ready again")
+            return
+
+
+def first_line(reason: str) -> str:
+    """Triton's reason without the Python traceback below it."""
+    return reason.strip().split("\n")[0] if reason.strip() else "no reason given"

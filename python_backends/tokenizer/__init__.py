@@ -1,0 +1,1 @@
+"""The checkpoint’s tokenizer as an entry of its own."""

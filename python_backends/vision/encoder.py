@@ -1,0 +1,100 @@
+"""From pixel values to image features, by the checkpoint's vision tower and projector.
+
+Knows torch and Hugging Face's `get_image_features`. Refuses to know image files and Triton. Images that wait together go
+through the tower in one forward; each one's features equal those it gets alone.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+
+from python_backends.errors import InvalidInput, Unsupported
+from python_backends.vision.processor import PixelInput
+
+Array = np.ndarray[Any, Any]
+
+_GIVEN = frozenset({"pixel_values", "image_grid_thw"})
+
+
+class VisionEncoder:
+    """The vision half of the checkpoint in the folder or hub repository `model`.
+
+    dtype is `auto` (the checkpoint's), `float32`, `bfloat16` or `float16`. Raises Unsupported for a family whose tower
+    needs more than pixels and their grid.
+    """
+
+    def __init__(self, model: str, dtype: str = "auto") -> None:
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = _without_language_model(
+            AutoModelForImageTextToText.from_pretrained(model, dtype=dtype)
+        ).to(self._device)
+        arguments = inspect.signature(self._model.get_image_features).parameters.values()
+        self._takes_grid = any(argument.name == "image_grid_thw" for argument in arguments)
+        missing = [argument.name for argument in arguments if _is_required(argument) and argument.name not in _GIVEN]
+        if missing:
+            raise Unsupported(f"{type(self._model).__name__} needs {missing[0]} beside the pixels", "model")
+        self.patch_dim = _patch_dim(self._model) if self._takes_grid else 0
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[PixelInput]) -> list[Array]:
+        """Features [n, d] float32 of each image, n tokens each, in Hugging Face's order."""
+        features: dict[int, Array] = {}
+        for group in self._groups(images):
+            for index, found in zip(group, self._forward([images[index] for index in group]), strict=True):
+                features[index] = found.reshape(-1, found.shape[-1]).float().cpu().numpy()
+        return [features[index] for index in range(len(images))]
+
+    def check(self, image: PixelInput) -> None:
+        """Raises InvalidInput for what no image processor made for this model could have sent."""
+        shape = image.pixel_values.shape
+        if self._takes_grid and (len(shape) != 2 or shape[1] != self.patch_dim or shape[0] != image.grid.prod()):
+            raise InvalidInput(
+                f"{list(shape)} does not fit the grid {image.grid.tolist()} of patches of {self.patch_dim} values",
+                "pixel_shape",
+            )
+
+    def _groups(self, images: Sequence[PixelInput]) -> list[list[int]]:
+        """Which images share a forward: all where patches come with grids, else those of one shape."""
+        if self._takes_grid:
+            return [list(range(len(images)))] if images else []
+        groups = defaultdict(list)
+        for index, image in enumerate(images):
+            groups[image.pixel_values.shape].append(index)
+        return list(groups.values())
+
+    def _forward(self, images: list[PixelInput]) -> Sequence[torch.Tensor]:
+        pixel_values = torch.from_numpy(np.concatenate([image.pixel_values for image in images]))
+        grid = torch.from_numpy(np.stack([image.grid for image in images]))
+        extra = {"image_grid_thw": grid.to(self._device)} if self._takes_grid else {}
+        pixels = pixel_values.to(self._device, self._model.dtype)
+        features = self._model.get_image_features(pixel_values=pixels, **extra, return_dict=True).pooler_output
+        return list(features)
+
+
+def _is_required(argument: inspect.Parameter) -> bool:
+    return argument.default is argument.empty and argument.kind is not argument.VAR_KEYWORD
+
+
+def _patch_dim(model: PreTrainedModel) -> int:
+    """Values per patch of the Qwen-VL towers: channels x frames x height x width."""
+    vision: Any = model.config.vision_config
+    channels = getattr(vision, "in_channels", None) or getattr(vision, "in_chans", 3)
+    return int(channels * vision.temporal_patch_size * vision.patch_size**2)
+
+
+def _without_language_model(model: PreTrainedModel) -> PreTrainedModel:
+    """Give the language model's weights back to the system; what `get_image_features` uses stays."""
+    decoder = model.get_decoder()
+    for name, module in list(model.named_modules()):
+        if module is decoder or module is model.get_output_embeddings():
+            model.set_submodule(name, torch.nn.Identity())
+    gc.collect()
+    return model.eval()

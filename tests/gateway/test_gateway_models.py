@@ -1,0 +1,143 @@
+"""Models, probes, metrics, request ids and the error form of every route."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import httpx
+import openai
+from conftest import Gateway, StartGateway
+from fake_triton import Entry, FakeTriton
+
+
+async def test_model_cards(client: openai.AsyncOpenAI, gateway: Gateway) -> None:
+    assert [model.id async for model in client.models.list()] == ["demo-vl", "demo", "org/demo-speech"]
+    assert (await client.models.retrieve("demo")).owned_by == "trimodal"
+    card = (await gateway.http.get("/v1/models/demo")).json()
+    assert abs(card.pop("created") - time.time()) < 60
+    assert card == {
+        "id": "demo",
+        "object": "model",
+        "owned_by": "trimodal",
+        "task": "chat",
+        "input_modalities": ["text", "image"],
+        "max_model_len": 2048,
+        "root": "llm",
+        "aliases": ["demo-vl"],
+    }
+    speech = (await gateway.http.get("/v1/models/org/demo-speech")).json()
+    assert (speech["id"], speech["task"], speech["max_model_len"]) == ("org/demo-speech", "transcription", None)
+    missing = await gateway.http.get("/v1/models/nope")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_models_that_go_are_forgotten(gateway: Gateway, fake: FakeTriton) -> None:
+    del fake.entries["transcription"]
+    await gateway.services.discovery.refresh()
+    assert [card["id"] for card in (await gateway.http.get("/v1/models")).json()["data"]] == ["demo-vl", "demo"]
+
+
+async def test_readiness_names_what_is_missing(start_gateway: StartGateway, fake: FakeTriton) -> None:
+    gateway = await start_gateway(discovery_interval_s=0.02)
+    assert (await gateway.http.get("/readiness")).json() == {"status": "ready"}
+    fake.entries["vision_encoder"].state = "UNAVAILABLE"
+    response = await answer_with(gateway, "/readiness", 503)
+    assert response.json()["error"]["message"] == "Not ready: vision_encoder is UNAVAILABLE."
+    assert response.headers["retry-after"]
+    health = await gateway.http.get("/health")
+    assert health.status_code == 503
+    assert health.json()["models"]["demo-vl"]["ready"] is False
+    assert health.json()["models"]["org/demo-speech"]["ready"] is True
+    fake.entries["vision_encoder"].state = "READY"
+    await answer_with(gateway, "/readiness", 200)
+    fake.entries["new"] = Entry({"task": "chat"}, state="LOADING")
+    assert "new is LOADING" in (await answer_with(gateway, "/readiness", 503)).text
+    fake.entries["new"].state = "READY"
+    await answer_with(gateway, "/readiness", 200)
+
+
+async def test_triton_down_and_back(start_gateway: StartGateway, fake: FakeTriton) -> None:
+    await fake.stop()
+    gateway = await start_gateway(discovery_interval_s=0.05)
+    assert (await gateway.http.get("/liveness")).status_code == 200
+    assert (await gateway.http.get("/readiness")).status_code == 503
+    early = await gateway.chat()
+    assert (early.status_code, early.headers["retry-after"]) == (503, "5")
+    await fake.start()
+    await answer_with(gateway, "/readiness", 200)
+    assert (await gateway.chat()).status_code == 200
+    await fake.stop()
+    response = await answer_with(gateway, "/readiness", 503)
+    assert "Triton cannot be reached" in response.json()["error"]["message"]
+    assert (await gateway.http.get("/liveness")).status_code == 200
+    assert (await gateway.http.get("/health")).json()["triton"] == "down"
+    assert (await gateway.chat()).status_code == 503
+    await fake.start()
+    await answer_with(gateway, "/readiness", 200)
+    assert (await gateway.chat()).status_code == 200
+
+
+async def test_every_answer_has_a_request_id(gateway: Gateway) -> None:
+    for path in ("/liveness", "/readiness", "/health", "/metrics", "/v1/models", "/nope", "/v1/chat/completions"):
+        assert len((await gateway.http.get(path)).headers["x-request-id"]) >= 16, path
+    assert (await gateway.chat(stream=True)).headers["x-request-id"]
+    assert (await gateway.chat(temperature=9)).headers["x-request-id"]
+    given = await gateway.http.get("/liveness", headers={"X-Request-Id": "mine-1"})
+    assert given.headers["x-request-id"] == "mine-1"
+    unsafe = await gateway.http.get("/liveness", headers={"X-Request-Id": "a b" * 100})
+    assert unsafe.headers["x-request-id"] != "a b" * 100
+
+
+async def test_unknown_routes_and_methods(gateway: Gateway) -> None:
+    missing = await gateway.http.get("/v1/nope")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
+    wrong = await gateway.http.get("/v1/chat/completions")
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
+    assert wrong.headers["allow"] == "POST"
+    for response in (missing, wrong):
+        assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
+async def test_fault_of_ours_has_a_fixed_answer(gateway: Gateway) -> None:
+    gateway.services.discovery.models["demo"] = "not a model"  # type: ignore[assignment]
+    response = await gateway.chat(model="demo", stream=True)
+    assert response.status_code == 500
+    assert response.json()["error"]["code"] == "internal_error"
+    assert response.headers["x-request-id"]
+    assert gateway.services.admission.running == 0
+
+
+async def test_metrics_count(gateway: Gateway) -> None:
+    await gateway.chat(stream=True)
+    await gateway.chat(temperature=9)
+    requests = 'trimodal_gateway_requests_total{route="/v1/chat/completions",status='
+    assert await gateway.metric(requests + '"200"') == 1
+    assert await gateway.metric(requests + '"400"') == 1
+    assert await gateway.metric("trimodal_gateway_stream_events_total") == 2
+    assert await gateway.metric('trimodal_gateway_first_token_seconds_count{model="demo-vl"}') == 1
+    assert await gateway.metric("trimodal_gateway_requests_in_flight") == 1, "the scrape itself"
+
+
+async def test_metrics_include_tritons(start_gateway: StartGateway) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nnv_used 1\n")
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        gateway = await start_gateway(triton_metrics=f"127.0.0.1:{port}")
+        text = (await gateway.http.get("/metrics")).text
+    assert "nv_used 1" in text and "trimodal_gateway_requests_total" in text
+
+
+async def answer_with(gateway: Gateway, path: str, status: int) -> httpx.Response:
+    """Asks until the answer has that status, at most five seconds: gRPC waits between attempts to connect."""
+    async with asyncio.timeout(5):
+        while (response := await gateway.http.get(path)).status_code != status:
+            await asyncio.sleep(0.02)
+    return response

@@ -1,0 +1,246 @@
+"""Rung 1: pure functions, no sockets."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from typing import Any
+
+import pytest
+
+from gateway.chunks import ChunkWriter, Usage
+from gateway.errors import (
+    ContextOverflow,
+    GatewayError,
+    InternalFault,
+    InvalidRequest,
+    Overloaded,
+    PayloadTooLarge,
+    Unavailable,
+    Unsupported,
+    UpstreamTimeout,
+    from_wire,
+)
+from gateway.limits import Admission
+from gateway.media import image_bytes
+from gateway.schemas.audio import read_transcription_request
+from gateway.schemas.chat import read_chat_request, read_prompt
+from gateway.settings import SettingError, read_settings
+from gateway.sse import error_event
+from gateway.tensors import ChatOutput, chat_output, encode, transcription_output
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
+BASE64 = base64.b64encode(PNG).decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "param", "code"),
+    [
+        ("[INVALID_ARGUMENT] stop_words: empty", InvalidRequest, "stop", "invalid_value"),
+        ("[INVALID_ARGUMENT] image: not a picture", InvalidRequest, "messages", "invalid_value"),
+        ("[OUT_OF_RANGE] max_tokens: too long", ContextOverflow, "max_tokens", "context_length_exceeded"),
+        ("[UNIMPLEMENTED] no images here", Unsupported, None, "unsupported"),
+        ("[RESOURCE_EXHAUSTED] the queue is full", Overloaded, None, "rate_limit_exceeded"),
+        ("[UNAVAILABLE] vision: gone", Unavailable, "vision", "unavailable"),
+        ("[DEADLINE_EXCEEDED] late", UpstreamTimeout, None, "deadline_exceeded"),
+        (
+            "in ensemble 'x', [INVALID_ARGUMENT] audio: bad\n\nAt:\n  /b.py(3)",
+            InvalidRequest,
+            "file",
+            "invalid_value",
+        ),
+        ("Stub process 'llm_0' is not healthy.", Unavailable, None, "model_unavailable"),
+        ("Request for unknown model: 'llm' has no available versions", Unavailable, None, "model_unavailable"),
+    ],
+)
+def test_error_text_becomes_openai_error(text: str, kind: type[GatewayError], param: str | None, code: str) -> None:
+    error = from_wire(text)
+    assert (type(error), error.param, error.code) == (kind, param, code)
+    assert "\n" not in str(error) and "[" not in str(error)
+
+
+@pytest.mark.parametrize("text", ["[INTERNAL] /secret/path.py broke", "Traceback: /secret/path.py", ""])
+def test_faults_have_a_fixed_text(text: str) -> None:
+    error = from_wire(text)
+    assert isinstance(error, InternalFault)
+    assert str(error) == str(InternalFault())
+    assert set(error.body["error"]) == {"message", "type", "param", "code"}
+
+
+def test_errors_that_pass_say_when_to_come_back() -> None:
+    assert int(Overloaded("x").headers["Retry-After"]) >= 1
+    assert int(Unavailable("x").headers["Retry-After"]) >= 1
+    assert InvalidRequest("x").headers == {}
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        BASE64,
+        f"data:image/png;base64,{BASE64}",
+        f"DATA:IMAGE/PNG;BASE64,{BASE64}",
+        f"data:image/png;name=a.png;base64,{BASE64}",
+        f"data:;base64,{BASE64}",
+        "data:image/png;base64," + "\n".join(BASE64[i : i + 60] for i in range(0, len(BASE64), 60)),
+        "data:image/png;base64," + BASE64.replace("=", "%3D"),
+    ],
+)
+def test_image_forms(reference: str) -> None:
+    assert image_bytes(reference, "p", 1000) == PNG
+
+
+@pytest.mark.parametrize(
+    ("reference", "kind"),
+    [
+        ("https://example.com/a.png", Unsupported),
+        ("file:///etc/passwd", Unsupported),
+        ("data:image/png,abc", InvalidRequest),
+        ("data:text/html;base64,aGk=", InvalidRequest),
+        ("data:image/png;base64,@@@@", InvalidRequest),
+        ("data:image/png;base64,", InvalidRequest),
+        ("not base64", InvalidRequest),
+        ("é" * 8, InvalidRequest),
+        ("data:image/png;base64," + "A" * 4000, PayloadTooLarge),
+    ],
+)
+def test_bad_images_name_the_part(reference: str, kind: type[GatewayError]) -> None:
+    with pytest.raises(kind) as caught:
+        image_bytes(reference, "messages.0", 1000)
+    assert caught.value.param == "messages.0"
+    assert len(str(caught.value)) < 200
+
+
+def test_tensors_have_the_contracts_types() -> None:
+    values = {"messages": "hé", "image": [b"a", b"bcd"], "max_tokens": 5, "seed": 2**63, "top_p": 0.5, "stream": True}
+    tensors = {tensor.name: tensor for tensor in encode(values)}
+    assert tensors["messages"].raw == b"\x03\x00\x00\x00h\xc3\xa9"
+    assert (tensors["image"].shape, tensors["image"].raw) == ((1, 2), b"\x01\x00\x00\x00a\x03\x00\x00\x00bcd")
+    assert tensors["max_tokens"][1:] == ("INT32", (1, 1), b"\x05\x00\x00\x00")
+    assert tensors["seed"].raw == struct.pack("<Q", 2**63)
+    assert tensors["top_p"].raw == struct.pack("<f", 0.5)
+    assert tensors["stream"][1:] == ("BOOL", (1, 1), b"\x01")
+
+
+def test_outputs_are_read_and_missing_ones_are_empty() -> None:
+    output = chat_output({"text_output": b"\x02\x00\x00\x00hi", "num_output_tokens": struct.pack("<i", 3)})
+    assert output == ChatOutput("hi", "", "", 0, 3, 0, 0, b"")
+    assert transcription_output({"duration": struct.pack("<f", 1.5)}).duration == 1.5
+
+
+def test_chunks_are_json_whatever_the_text() -> None:
+    writer = ChunkWriter("id", 1, 'm"odel')
+    for text in ('"', "\n", "\u2028", "é😀", "\x00"):
+        chunk = json.loads(writer.content(text).removeprefix(b"data: "))
+        assert chunk["choices"][0]["delta"] == {"content": text}
+        assert writer.content(text).count(b"\n") == 2
+    logprobs = json.loads(writer.content("a", b'[{"token":"a"}]').removeprefix(b"data: "))["choices"][0]["logprobs"]
+    assert logprobs == {"content": [{"token": "a"}]}
+
+
+def test_usage_counts_the_prompt_once() -> None:
+    usage = Usage()
+    for _ in range(3):
+        usage.add(ChatOutput("", "", "", 10, 2, 4, 1, b""))
+    assert usage.body == {
+        "prompt_tokens": 10,
+        "completion_tokens": 6,
+        "total_tokens": 16,
+        "prompt_tokens_details": {"cached_tokens": 4, "image_tokens": 1},
+    }
+
+
+def test_error_event_is_one_event() -> None:
+    event = error_event(Unavailable("two\nlines"))
+    assert event.startswith(b'data: {"error":{') and event.count(b"\n") == 2
+
+
+def test_admission_counts_and_refuses() -> None:
+    admission = Admission(1)
+    with admission.acquire() as permit:
+        assert repr(admission) == "<Admission 1/1>"
+        with pytest.raises(Overloaded):
+            admission.acquire()
+        permit.release()
+    assert repr(admission) == "<Admission 0/1>"
+
+
+def test_settings_prefer_the_command_line() -> None:
+    settings = read_settings(["--port", "9"], {"TRIMODAL_PORT": "8", "TRIMODAL_STREAM_IDLE_S": "2.5"})
+    assert (settings.port, settings.stream_idle_s, settings.host) == (9, 2.5, "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "key", "value"),
+    [
+        (["--port", "many"], {}, "port", "many"),
+        (["--port", "70000"], {}, "port", "70000"),
+        ([], {"TRIMODAL_MAX_CONCURRENCY": "0"}, "max_concurrency", "0"),
+        (["--triton-grpc", "localhost"], {}, "triton_grpc", "localhost"),
+        (["--log-level", "loud"], {}, "log_level", "loud"),
+        (["--keep-alive-s", "nan"], {}, "keep_alive_s", "nan"),
+    ],
+)
+def test_bad_settings_name_key_and_value(
+    arguments: list[str], environment: dict[str, str], key: str, value: str
+) -> None:
+    with pytest.raises(SettingError, match=rf"^{key}: '?{value}"):
+        read_settings(arguments, environment)
+
+
+IMAGE_PATH = "messages.0.content.0.image_url.url"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({"temperature": 3}, "temperature", "invalid_value"),
+        ({"temperature": "0.5"}, "temperature", "invalid_value"),
+        ({"top_p": 0}, "top_p", "invalid_value"),
+        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+        ({"messages": []}, "messages", "invalid_value"),
+        ({"messages": [{"role": "king", "content": "x"}]}, "messages.0.role", "invalid_value"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content", "missing_required"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content", "invalid_value"),
+        ({"messages": [{"role": "user", "content": ["x"]}]}, "messages.0.content.0", "invalid_value"),
+        ({"stop": [""]}, "stop", "invalid_value"),
+        ({"stop": ["x"] * 17}, "stop", "invalid_value"),
+        ({"logit_bias": {"word": 1}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {"1": 101}}, "logit_bias", "invalid_value"),
+        ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
+        ({"seed": 2**63}, "seed", "invalid_value"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
+        ({"n": 2}, "n", "unsupported"),
+        ({"tools": [{"type": "function"}]}, "tools", "unsupported"),
+        ({"tool_choice": "auto"}, "tool_choice", "unsupported"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "unsupported"),
+        ({"guided_json": {}}, "guided_json", "unsupported"),
+        ({"content": [{"type": "video_url"}]}, "messages.0.content.0.type", "unsupported"),
+        ({"content": [{"type": "text"}]}, "messages.0.content.0.text", "invalid_value"),
+        ({"content": [{"type": "image_url", "image_url": {"url": "http://h/x.png"}}]}, IMAGE_PATH, "unsupported"),
+        ({"content": [{"type": "image_url", "image_url": {}}]}, IMAGE_PATH, "invalid_value"),
+        ({"model": "demo", "content": [{"type": "image_url"}]}, "messages.0.content.0.image_url", "invalid_value"),
+    ],
+)
+def test_bad_requests_name_the_field(fields: dict[str, Any], param: str, code: str) -> None:
+    body = {"messages": [{"role": "user", "content": fields.get("content", "hi")}], **fields}
+    with pytest.raises(InvalidRequest) as caught:
+        read_prompt(read_chat_request(json.dumps(body).encode()).messages, 16, 1000)
+    assert (caught.value.param, caught.value.code) == (param, code)
+    assert str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("form", "param", "code"),
+    [
+        ({"response_format": "srt"}, "response_format", "unsupported"),
+        ({"stream": "true"}, "stream", "unsupported"),
+        ({"timestamp_granularities[]": "word"}, "timestamp_granularities[]", "unsupported"),
+        ({"temperature": "2"}, "temperature", "invalid_value"),
+        ({"temperature": "warm"}, "temperature", "invalid_value"),
+    ],
+)
+def test_bad_forms_name_the_field(form: dict[str, str], param: str, code: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_transcription_request(form)
+    assert (caught.value.param, caught.value.code) == (param, code)

@@ -1,0 +1,1 @@
+"""Trains the bundled demo vision-language model: drawn shapes, questions, small talk."""

@@ -44,6 +44,7 @@ class ChunkWriter:
 
     def __init__(self, completion_id: str, created: int, model: str, usage: Usage | None = None) -> None:
         head = {"id": completion_id, "object": "chat.completion.chunk", "created": created, "model": model}
+        # Without its closing brace: every event goes on from here.
         self._head = b"data: " + orjson.dumps(head)[:-1]
         self._choice = self._head + b',"choices":[{"index":0,"delta":'
         self._content = self._choice + b'{"content":'
@@ -61,6 +62,7 @@ class ChunkWriter:
         return self._content + orjson.dumps(text) + b"}" + self._end + self._tail()
 
     def finish(self, finish_reason: str, stop_reason: str) -> bytes:
+        # OpenAI sends the end as a chunk of its own, with an empty delta. stop_reason is vLLM's addition.
         end = {"logprobs": None, "finish_reason": finish_reason, "stop_reason": stop_reason or None}
         return self._choice + b"{}," + orjson.dumps(end)[1:] + b"]" + self._tail()
 
@@ -89,6 +91,7 @@ class Completion:
     def add(self, output: ChatOutput) -> None:
         self.usage.add(output)
         self.texts.append(output.text)
+        # A plain answer is written once, so this list may cost a parse; a stream hands the JSON on as it is.
         if output.logprobs:
             self.logprobs += orjson.loads(output.logprobs)
         self.finish_reason = output.finish_reason

@@ -26,6 +26,7 @@ async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, Result]) 
             raise ClientGone("The client closed the connection.")
         return task.result()
     finally:
+        # Also the way out when this very task is cancelled, at shutdown: the work must not outlive it.
         task.cancel()
         gone.cancel()
         await asyncio.gather(task, gone, return_exceptions=True)

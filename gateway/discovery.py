@@ -17,7 +17,9 @@ from gateway.triton import EntryConfig, EntryState, Triton
 
 log = logging.getLogger("trimodal.gateway")
 
+# A reload that falls between two looks shows no change of state; its new parameters are seen after this time.
 CONFIG_AGE_S = 10.0
+# Unknown ids make the gateway ask Triton, so a flood of them must not become a flood there.
 MISS_AGE_S = 0.05
 DEFAULT_MODALITIES = {"chat": "text", "transcription": "audio", "embedding": "text"}
 
@@ -69,7 +71,7 @@ class Discovery:
         while True:
             try:
                 await self.refresh()
-            except Exception:
+            except Exception:  # without this loop the gateway would keep for ever what it knows now
                 log.exception("discovery failed; it will be tried again")
             await asyncio.sleep(self._interval_s)
 
@@ -92,7 +94,7 @@ class Discovery:
         """
         model = self._lookup(model_id, task)
         if model is None:
-            # It may be a model loaded since the last look; a flood of misses shares a few looks.
+            # It may be a model loaded since the last look.
             await self.refresh(not_since=time.monotonic() - MISS_AGE_S)
             model = self._lookup(model_id, task)
         if model is None:
@@ -133,6 +135,7 @@ class Discovery:
             self._configs_at = now
         else:
             stale = {name for name, entry in self.entries.items() if name not in self._configs or not entry.ready}
+        # An entry that is down has no configuration to read, and keeps its last one as long as it is listed.
         self._configs = {name: config for name, config in self._configs.items() if name in self.entries}
         changed = False
         for name in sorted(stale):

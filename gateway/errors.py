@@ -47,6 +47,10 @@ class GatewayError(Exception):
         """The OpenAI error object; all four keys are always there."""
         return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
 
+    def renamed(self, param: str) -> GatewayError:
+        """The same error, under the name that the client used for the field."""
+        return type(self)(param + str(self).removeprefix(self.param or ""), param, self.code)
+
     @property
     def headers(self) -> dict[str, str]:
         return {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
@@ -80,6 +84,8 @@ class MethodNotAllowed(GatewayError):
 
 
 class PayloadTooLarge(GatewayError):
+    # No `Connection: close` here: uvicorn would reset the connection under a client that still sends its body, and the
+    # client would see a broken pipe instead of this answer. Without it uvicorn reads the rest and throws it away.
     status, kind, default_code = 413, "invalid_request_error", "payload_too_large"
 
 
@@ -122,6 +128,7 @@ BY_CODE: dict[str, type[GatewayError]] = {
     "RESOURCE_EXHAUSTED": Overloaded,
     "UNAVAILABLE": Unavailable,
     "DEADLINE_EXCEEDED": UpstreamTimeout,
+    # The client's own cancel never comes back here, so somebody else stopped the generation.
     "CANCELLED": Unavailable,
 }
 
@@ -147,9 +154,10 @@ _MODEL_DOWN = re.compile(r"unknown model|not ready|no available|not healthy|not 
 def from_wire(text: str) -> GatewayError:
     """Translates the error text of a response. Triton may put words before `[CODE]` and a traceback after the line."""
     found = _CODED.search(text)
+    # INTERNAL and words without a code may hold paths: they go to the log, not to the client.
     if found and found[1] in BY_CODE:
-        field = found[2]
-        return BY_CODE[found[1]](found[3], PARAM_OF_TENSOR.get(field, field))
+        param = PARAM_OF_TENSOR.get(found[2], found[2])
+        return BY_CODE[found[1]](f"{param}: {found[3]}" if param else found[3], param)
     if not found and _MODEL_DOWN.search(text):
         return model_unavailable()
     log.error("upstream fault: %s", text[:2000])

@@ -46,6 +46,7 @@ class Permit:
 
 def bounded(request: Request, max_bytes: int) -> Request:
     """Returns the request with a body that raises PayloadTooLarge beyond `max_bytes`, at once if its length is told."""
+    # A chunked body tells no length; that one is counted as it comes.
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > max_bytes:
         raise _too_large(max_bytes)

@@ -11,6 +11,7 @@ from gateway.errors import InvalidRequest, PayloadTooLarge, Unsupported
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):")
 _DATA_URL = re.compile(r"data:([\w.+\-]+/[\w.+\-]+)?((?:;[\w.+\-]+=[^;,]*)*)(;base64)?,", re.I)
+# MIME tools break base64 into lines.
 _SPACE = re.compile(r"\s+")
 
 

@@ -7,6 +7,7 @@ import http.client
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+# Dense where interactive answers lie, up to the limit on silence.
 FIRST_TOKEN_BUCKETS_S = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10, 20, 60)
 SCRAPE_TIMEOUT_S = 1.0
 
@@ -42,6 +43,7 @@ class Metrics:
 
     async def render(self, triton_endpoint: str) -> bytes:
         """Prometheus text; Triton's part is missing while its endpoint cannot be reached."""
+        # http.client knows no asyncio, and a client library would be a dependency for one GET.
         own = generate_latest(self.registry)
         return own + (await asyncio.to_thread(_scrape, triton_endpoint) if triton_endpoint else b"")
 

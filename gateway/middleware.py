@@ -18,8 +18,10 @@ from gateway.responses import error_response
 log = logging.getLogger("trimodal.gateway")
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
+# Probes ask every second or so, and would drown everything else.
 QUIET_ROUTES = ("/liveness", "/readiness", "/health", "/metrics")
 
+# What may stand in a log line and in a header without harm.
 _SANE_ID = re.compile(rb"[\w.:\-]{1,128}")
 
 
@@ -49,8 +51,9 @@ class RequestScope:
         self.metrics.in_flight.inc()
         try:
             await self.app(scope, receive, tagged)
-        except Exception:
+        except Exception:  # a fault of ours: logged here, and answered below with a fixed text
             log.exception("internal fault")
+            # After the status line nothing can be put right; the server then closes the connection.
             if status == 0:
                 await error_response(InternalFault())(scope, receive, tagged)
         finally:

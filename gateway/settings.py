@@ -47,6 +47,7 @@ class Settings:
     def __post_init__(self) -> None:
         for option in fields(self):
             value = getattr(self, option.name)
+            # Written so that NaN, which is never in a range, fails too.
             if isinstance(value, int | float) and not option.metadata["low"] <= value < 2**40:
                 raise SettingError(option.name, value, f"must be at least {option.metadata['low']}")
         if self.port > 65535:

@@ -43,6 +43,7 @@ class EventStream(Response):
         self.owner = owner
         self.keep_alive_s = keep_alive_s
         self.on_gone = on_gone
+        # What Response.__init__ would set; its body and content length have no place here.
         self.status_code = 200
         self.background = None
         self._sent = 0
@@ -64,6 +65,7 @@ class EventStream(Response):
                     self._sent += 1
                     await send({"type": "http.response.body", "body": frame, "more_body": True})
         finally:
+            # No comment may follow the last chunk.
             comments.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

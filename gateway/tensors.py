@@ -38,6 +38,7 @@ INPUT_TYPES = {
     "timestamps": "BOOL",
 }
 
+# KServe's raw form is little-endian on every machine.
 _FORMATS = {"INT32": "<i", "UINT64": "<Q", "FP32": "<f", "BOOL": "<?"}
 
 
@@ -64,7 +65,7 @@ class ChatOutput(NamedTuple):
 
 
 class TranscriptionOutput(NamedTuple):
-    """One response of `transcription`; `duration` is in seconds."""
+    """One response of `transcription`; `duration` is in seconds, `language` the one that was heard."""
 
     text: str
     language: str

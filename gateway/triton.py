@@ -26,10 +26,12 @@ CHANNEL_OPTIONS = [
     # A restarted Triton must be found within the supervisor's patience, not within gRPC's default of two minutes.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2000),
+    # Triton is a neighbour; a proxy from the environment is meant for the outside.
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
 ]
 
+# These calls only read Triton's memory: one that takes longer tells the same as one that fails.
 CALL_TIMEOUT_S = 2.0
 DRAIN_TIMEOUT_S = 1.0
 
@@ -78,6 +80,7 @@ class Triton:
 
     def stream(self, model: str, request_id: str, tensors: Iterable[Tensor]) -> TritonStream:
         """Opens one call; leave it as a context manager, which cancels what still runs."""
+        # A list, not a generator: an exception in a generator would surface as a cancel.
         call = self._stub.ModelStreamInfer([_infer_request(model, request_id, tensors)])
         return TritonStream(call)
 
@@ -117,6 +120,7 @@ class TritonStream:
         if reply.error_message:
             raise from_wire(reply.error_message)
         self.last_response_at = self._now()
+        # The tensors' order may change between responses, so they go by name.
         response = reply.infer_response
         return {output.name: raw for output, raw in zip(response.outputs, response.raw_output_contents, strict=False)}
 

@@ -59,6 +59,7 @@ class StreamWatch:
             self._task = None
 
     def _fail_idle(self) -> None:
+        # One look over all streams costs less than a timer that every token would have to set anew.
         oldest = asyncio.get_running_loop().time() - self._idle_s
         for stream in [stream for stream in self._open if stream.last_response_at < oldest]:
             self._fail(stream, "idle", UpstreamTimeout(f"The model said nothing for {self._idle_s:g} seconds."))

@@ -1,1 +1,1 @@
-"""The command line and the processes behind it: environment, Triton installation, supervision, rendered repositories."""
+"""The command line and the processes behind it: environment, Triton, supervision, rendered repositories."""

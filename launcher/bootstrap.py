@@ -1,7 +1,7 @@
 """Making the virtual environment on the first run, and going on in it. Only the standard library, before anything else.
 
-A stamp in the environment says what it was made from (pyproject.toml, extras, Python, place). Equal stamp: go on at
-once. Another one: pip brings the environment up to date. A marker left by an interrupted installation: start afresh.
+A stamp in the environment says what it was made from (pyproject.toml, extras, place). Equal stamp: go on at once.
+Another one: pip brings the environment up to date. A marker left by an interrupted installation: start afresh.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from launcher.cli import check
 from launcher.console import LiveLine
 from launcher.errors import LauncherError
 from launcher.pip_progress import run_pip
+from launcher.triton_install import libpython_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT_VARIABLE = "TRIMODAL_VENV"
@@ -35,6 +37,7 @@ MARKER = "trimodal-installing"
 def main(arguments: Sequence[str]) -> int:
     """Replace this process by the launcher inside the environment; returns only when that cannot be."""
     try:
+        check(arguments)
         python = _python_for(arguments)
     except LauncherError as error:
         print(f"trimodal: {error}", file=sys.stderr)
@@ -55,19 +58,21 @@ def check_platform(system: str, machine: str, libc: tuple[str, str]) -> None:
     name, version = libc
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
     if name != "glibc" or numbers < MINIMUM_GLIBC:
-        raise LauncherError(f"Triton's binaries need glibc 2.35 or newer, and this is {name or 'no glibc'} {version}; {advice}")
+        raise LauncherError(
+            f"Triton's binaries need glibc 2.35 or newer, and this is {name or 'no glibc'} {version}; {advice}"
+        )
 
 
 def wanted_stamp(root: Path, extras: Sequence[str]) -> dict[str, Any]:
     pins = hashlib.sha256((root / "pyproject.toml").read_bytes()).hexdigest()
-    return {"pins": pins, "extras": sorted(extras), "python": list(sys.version_info[:3]), "root": str(root)}
+    return {"pins": pins, "extras": sorted(extras), "root": str(root)}
 
 
 def is_current(venv: Path, wanted: dict[str, Any]) -> bool:
     """Whether the environment was made from the same, with at least the wanted extras."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, KeyError):
         found = json.loads((venv / STAMP).read_text())
-        same = all(found[key] == wanted[key] for key in ("pins", "python", "root"))
+        same = all(found[key] == wanted[key] for key in ("pins", "root"))
         return same and set(wanted["extras"]) <= set(found["extras"]) and (venv / "bin/python").exists()
     return False
 
@@ -78,7 +83,9 @@ def _python_for(arguments: Sequence[str]) -> Path:
     if given:
         python = Path(given) / "bin" / "python"
         if not python.exists():
-            raise LauncherError(f"{ENVIRONMENT_VARIABLE} is {given}, which is no virtual environment; make it or unset it")
+            raise LauncherError(
+                f"{ENVIRONMENT_VARIABLE} is {given}, which is no virtual environment; make it or unset it"
+            )
         return python
     venv = ROOT / ".venv"
     make_environment(ROOT, venv, TEST_EXTRAS if arguments[:1] == ["test"] else SERVE_EXTRAS)
@@ -123,17 +130,21 @@ def _create(venv: Path) -> None:
     advice = f"install it (Debian and Ubuntu: apt install python{version}-venv) and run the command again"
     if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
         raise LauncherError(f"Python {version} has no venv module; {advice}")
-    made = subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], capture_output=True, text=True, check=False)
+    # Said now rather than after minutes of installation.
+    libpython_folder()
+    command = [sys.executable, "-m", "venv", "--clear", str(venv)]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode != 0:
         reason = (made.stderr or made.stdout).strip().split("\n")[-1]
-        raise LauncherError(f"the environment {venv} could not be made ({reason}); is the disk full, or the venv module missing?")
+        raise LauncherError(
+            f"the environment {venv} could not be made ({reason}); is the disk full, or the venv module missing?"
+        )
 
 
 def _is_sound(venv: Path, wanted: dict[str, Any]) -> bool:
-    """Made by this Python in this place; a moved or foreign one has scripts that point elsewhere."""
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads((venv / STAMP).read_text())
-        return bool(found["python"] == wanted["python"] and found["root"] == wanted["root"])
+    """Finished once, and in this place: one that was moved has scripts that point elsewhere."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return bool(json.loads((venv / STAMP).read_text())["root"] == wanted["root"] and (venv / "bin/python").exists())
     return False
 
 

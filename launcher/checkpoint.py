@@ -32,7 +32,9 @@ def read_facts(source: str) -> CheckpointFacts:
     architectures = [str(name) for name in config.get("architectures") or []]
     if not any(name.endswith(GENERATING) for name in architectures):
         known = f"{family or 'unknown'} ({', '.join(architectures) or 'no architecture named'})"
-        raise LauncherError(f"{source} is a checkpoint of the kind {known}; only models that generate text can be served")
+        raise LauncherError(
+            f"{source} is a checkpoint of the kind {known}; only models that generate text can be served"
+        )
     text = config.get("text_config") or config
     return CheckpointFacts(
         source=absolute,
@@ -53,7 +55,9 @@ def _read_config(source: str) -> tuple[str, dict[str, Any]]:
     if folder.is_dir():
         return str(folder.resolve()), _read_json(folder / "config.json")
     if source.startswith(("/", ".", "~")) or not HUB_ID.fullmatch(source):
-        raise LauncherError(f"there is no folder {source}; give a folder with a config.json, or a hub id such as ORG/NAME")
+        raise LauncherError(
+            f"there is no folder {source}; give a folder with a config.json, or a hub id such as ORG/NAME"
+        )
     return source, _read_from_hub(source)
 
 
@@ -77,4 +81,6 @@ def _read_from_hub(name: str) -> dict[str, Any]:
         return dict(AutoConfig.from_pretrained(name).to_dict())
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise LauncherError(f"{name} is neither a folder here nor a checkpoint that can be had from the hub: {reason}") from error
+        raise LauncherError(
+            f"{name} is neither a folder here nor a checkpoint that can be had from the hub: {reason}"
+        ) from error

@@ -1,19 +1,21 @@
-"""The command line: `serve`, `test`, `repository build`. Reads flags, calls the command, prints errors as one sentence."""
+"""The command line: `serve`, `test`, `repository build`. Reads flags, calls the command, prints an error as a sentence.
+
+Imports nothing but the standard library, so that help and mistakes are told before anything is installed.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from launcher.checkpoint import default_name
 from launcher.commands import LOG_LEVELS
 from launcher.errors import LauncherError
 from launcher.flags import add_engine_flags, parameters_from
-from launcher.options import ROOT, Checkpoint, ModelOptions, ServeOptions
+from launcher.options import ROOT, Checkpoint, ModelOptions, ServeOptions, project_version
 from launcher.ports import Ports
 
 USAGE = """A gRPC-first inference backend for text, images and speech on NVIDIA Triton.
@@ -24,6 +26,10 @@ environment:
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        # `--max-p` for `--max-pixels` would change its meaning with the next flag that is added.
+        super().__init__(**{**options, "allow_abbrev": False})
+
     def error(self, message: str) -> NoReturn:
         raise LauncherError(f"{message}; see {self.prog} --help")
 
@@ -55,7 +61,7 @@ def _run(arguments: list[str]) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="trimodal", description=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--version", action="version", version=f"trimodal {version('trimodal')}")
+    parser.add_argument("--version", action="version", version=f"trimodal {project_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_serve(commands.add_parser("serve", help="start tritonserver and the gateway"))
     commands.add_parser("test", help="run the tests; further arguments go to pytest", add_help=False)
@@ -66,6 +72,12 @@ def make_parser() -> argparse.ArgumentParser:
     build.add_argument("out", type=Path, metavar="OUT", help="the folder to write; it must be new or empty")
     _add_models(build)
     return parser
+
+
+def check(arguments: Sequence[str]) -> None:
+    """Answer --help and --version by SystemExit, a wrong command line by LauncherError."""
+    if list(arguments[:1]) != ["test"]:
+        make_parser().parse_args(list(arguments))
 
 
 def serve_options(given: argparse.Namespace) -> ServeOptions:
@@ -91,7 +103,9 @@ def model_options(given: argparse.Namespace) -> ModelOptions:
     if speech_name and not given.speech_model:
         raise LauncherError(f"--speech-served-model-name {speech_name} has no --speech-model to name")
     names += [default_name(source) for source in given.model[len(names) :]]
-    speech = Checkpoint(given.speech_model, speech_name or default_name(given.speech_model)) if given.speech_model else None
+    speech = (
+        Checkpoint(given.speech_model, speech_name or default_name(given.speech_model)) if given.speech_model else None
+    )
     chat = tuple(Checkpoint(source, name) for source, name in zip(given.model, names, strict=True))
     _refuse_twins([*chat, *([speech] if speech else [])])
     return ModelOptions(chat, speech, parameters_from(given))
@@ -106,21 +120,35 @@ def _refuse_twins(checkpoints: list[Checkpoint]) -> None:
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000, help="the gateway's (default 8000); 0, here and below: any free port")
+    parser.add_argument(
+        "--port", type=int, default=8000, help="the gateway's (default 8000); 0, here and below: any free port"
+    )
     parser.add_argument("--grpc-port", type=int, default=8001, metavar="PORT", help="Triton's gRPC (default 8001)")
-    parser.add_argument("--metrics-port", type=int, default=8002, metavar="PORT", help="Triton's metrics (default 8002)")
-    parser.add_argument("--triton-http-port", type=int, default=8003, metavar="PORT", help="Triton's HTTP (default 8003)")
-    parser.add_argument("--port-file", type=Path, metavar="FILE", help="write the ports as JSON once everything answers")
-    parser.add_argument("--log-file", metavar="FILE", help="the processes' output; - is standard error (default: in .cache)")
+    parser.add_argument(
+        "--metrics-port", type=int, default=8002, metavar="PORT", help="Triton's metrics (default 8002)"
+    )
+    parser.add_argument(
+        "--triton-http-port", type=int, default=8003, metavar="PORT", help="Triton's HTTP (default 8003)"
+    )
+    parser.add_argument(
+        "--port-file", type=Path, metavar="FILE", help="write the ports as JSON once everything answers"
+    )
+    parser.add_argument(
+        "--log-file", metavar="FILE", help="the processes' output; - is standard error (default: in .cache)"
+    )
     parser.add_argument("--log-level", choices=LOG_LEVELS, default="info")
-    parser.add_argument("--no-gateway", dest="gateway", action="store_false", help="tritonserver alone, for gRPC clients")
+    parser.add_argument(
+        "--no-gateway", dest="gateway", action="store_false", help="tritonserver alone, for gRPC clients"
+    )
     _add_models(parser)
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
     default = ROOT / "model_repository"
     parser.add_argument("--model-repository", type=Path, default=default, metavar="DIR", help="the entries to serve")
-    group = parser.add_argument_group("checkpoints", "given any, only these are served, by the entries of the repository")
+    group = parser.add_argument_group(
+        "checkpoints", "given any, only these are served, by the entries of the repository"
+    )
     many = {"action": "append", "default": []}
     group.add_argument("--model", **many, metavar="PATH_OR_HUB_ID", help="a chat model; repeatable")  # type: ignore[arg-type]
     group.add_argument("--served-model-name", **many, metavar="NAME", help="its id at the gateway; repeatable")  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ def triton_command(
     installation: TritonInstallation, repository: Path, host: str, ports: Ports, shm_prefix: str, log_level: str
 ) -> list[str]:
     """Explicit model control lets the supervisor reload a model. A model that fails to load does not take the others
-    with it: the repository index then says why. Without auto-completion a model process starts once instead of twice."""
+    with it: the repository index then says why. Without auto-completion a model process starts once, not twice."""
     return [
         str(installation.binary),
         f"--model-repository={repository}",
@@ -45,7 +45,9 @@ def triton_command(
 
 def triton_environment(installation: TritonInstallation, host: str, ports: Ports) -> dict[str, str]:
     endpoint = address(connect_host(host), ports.grpc)
-    return {**installation.environment(dict(os.environ)), "TRIMODAL_GRPC_ENDPOINT": endpoint}
+    # Several processes share the cores: a thread that spins while it waits for another starves it (decision 0013).
+    defaults = {"OMP_WAIT_POLICY": "passive", **os.environ}
+    return {**installation.environment(defaults), "TRIMODAL_GRPC_ENDPOINT": endpoint}
 
 
 def gateway_command(host: str, ports: Ports, log_level: str) -> list[str]:

@@ -11,7 +11,7 @@ PLAIN_LINE_EVERY_S = 5.0
 
 
 class LiveLine:
-    """A line that is overwritten on a terminal; elsewhere it is printed when it says something new, every few seconds."""
+    """A line that is overwritten on a terminal; elsewhere it is printed every few seconds when it is new."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr

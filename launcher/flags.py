@@ -16,7 +16,9 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("engine options", "they apply to the given checkpoints, else to the bundled ones")
 
     def flag(name: str, convert: Callable[[str], str], metavar: str, text: str) -> None:
-        group.add_argument(name, type=convert, metavar=metavar, help=text, dest=f"parameter_{name[2:].replace('-', '_')}")
+        group.add_argument(
+            name, type=convert, metavar=metavar, help=text, dest=f"parameter_{name[2:].replace('-', '_')}"
+        )
 
     flag("--engine", str, "NAME", "torch")
     flag("--dtype", _one_of(*DTYPES), "DTYPE", ", ".join(DTYPES))

@@ -10,6 +10,10 @@ import sys
 from pathlib import Path
 from typing import IO
 
+# Triton's word for: no request is left, only the interpreters of its model processes have to end.
+DRAINED = b"All models are stopped, unloading models"
+TAIL_BYTES = 1 << 20
+
 LOADED = re.compile(rb"successfully loaded '([^']+)'")
 # glog's prefix: level, date, time, thread, file and line.
 PREFIX = re.compile(r'^[EFW]\d{4} \S+ \d+ \S+\] "?(.*?)"?$')
@@ -43,9 +47,22 @@ class ProcessLog:
         found = plain or errors
         return found[-1].strip() if found else fallback
 
+    def reason_for(self, entry: str) -> str:
+        """Why Triton did not even register an entry; the repository index is silent about those."""
+        lines = [match.group(1) for match in map(PREFIX.match, self._read().decode(errors="replace").splitlines()) if match]
+        told = [line for line in lines if f"'{entry}'" in line or f"/{entry}/" in line]
+        return told[-1] if told else ""
+
+    def is_drained(self) -> bool:
+        return DRAINED in self._read()
+
     @property
     def where(self) -> str:
         return str(self.path) if self.path else "the lines above"
 
     def _read(self) -> bytes:
-        return self.path.read_bytes() if self.path else b""
+        if self.path is None:
+            return b""
+        with self.path.open("rb") as file:
+            file.seek(max(0, self.path.stat().st_size - TAIL_BYTES))
+            return file.read()

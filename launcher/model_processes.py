@@ -1,6 +1,6 @@
-"""Which process runs which model: Triton's Python backend starts one stub per instance, with the model in its arguments.
+"""Which process runs which model: Triton's Python backend starts a stub per instance, with the model in its arguments.
 
-    triton_python_backend_stub REPOSITORY/ENTRY/VERSION/model.py SHM_REGION ... INSTANCE DEFAULT
+triton_python_backend_stub REPOSITORY/ENTRY/VERSION/model.py SHM_REGION ... INSTANCE DEFAULT
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class ProcessWatch:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._known: dict[str, ModelProcess] = {}
+        self._expected: set[str] = set()
         self._stopped_since: dict[int, float] = {}
 
     def observe(self, running: Iterable[ModelProcess]) -> dict[str, ModelProcess]:
@@ -67,8 +68,15 @@ class ProcessWatch:
         missing = [process for name, process in self._known.items() if name not in instances]
         lost = {one.entry: dataclasses.replace(one, stopped=one.pid in stopped) for one in missing}
         self._known.update(instances)
-        return lost
+        self._expected -= {process.entry for process in alive}
+        return lost | {entry: ModelProcess(0, entry, "") for entry in self._expected}
 
     def forget(self, entry: str) -> None:
-        """The next observation says what `entry` consists of; used when it is unloaded or loaded anew."""
+        """It is unloaded: the next observation says what it consists of."""
+        self._expected.discard(entry)
         self._known = {name: process for name, process in self._known.items() if process.entry != entry}
+
+    def expect(self, entry: str) -> None:
+        """It was loaded, so it has a process; a death before the first observation is noticed too."""
+        self.forget(entry)
+        self._expected.add(entry)

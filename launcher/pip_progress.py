@@ -34,7 +34,9 @@ class PipProgress:
             self.collected += 1
             self.text = f"collecting {_name(match[1])} ({self.collected} packages so far)"
         elif match := re.match(r"Downloading (\S+) \(([^)]+)\)", line):
-            self.text = f"downloading {_name(match[1].rsplit('/', 1)[-1])}, {match[2]} ({self.collected} packages so far)"
+            self.text = (
+                f"downloading {_name(match[1].rsplit('/', 1)[-1])}, {match[2]} ({self.collected} packages so far)"
+            )
         elif line.startswith("Installing collected packages:"):
             self.to_install = line.count(",") + 1
 

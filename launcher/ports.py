@@ -95,4 +95,6 @@ def _explained(error: Exception, host: str, port: int, flag: str) -> LauncherErr
         return LauncherError(f"--host {host} is not an address of this machine; 127.0.0.1 always is")
     if getattr(error, "errno", 0) == errno.EACCES:
         return LauncherError(f"{flag} {port} needs the rights of root; choose a port above 1023")
-    return LauncherError(f"port {port} on {host} is taken: stop what uses it, or choose another with {flag} (0 = any free port)")
+    return LauncherError(
+        f"port {port} on {host} is taken: stop what uses it, or choose another with {flag} (0 = any free port)"
+    )

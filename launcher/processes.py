@@ -1,7 +1,7 @@
 """Child processes that leave nothing behind: each has a session of its own, and a guard that outlives the launcher.
 
-The launcher adopts what its children leave orphaned (Triton's model processes when tritonserver dies), so it can end and
-reap them. The guard, a shell that waits for the end of its standard input, does the same when the launcher is killed.
+The launcher adopts what its children leave orphaned (Triton's model processes when tritonserver dies), so it can end
+and reap them. The guard, a shell that waits for the end of its standard input, does so when the launcher is killed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from typing import IO
 SHARED_MEMORY = Path("/dev/shm")
 PR_SET_CHILD_SUBREAPER = 36
 POLL_S = 0.05
+IDLE_GRACE_S = 2.0
 
 GUARD = """
 read -r order
 [ "$order" = dismissed ] && exit
-kill -KILL -- "-$1"
+kill -s KILL -- "-$1"
 [ -n "$2" ] && rm -f "/dev/shm/$2"*
 """
 
@@ -38,7 +39,12 @@ class ChildProcess:
         self.name = name
         self._shm_prefix = shm_prefix
         self._process = subprocess.Popen(
-            command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
         self._guard = subprocess.Popen(
             ["/bin/sh", "-c", GUARD, "trimodal-guard", str(self.pid), shm_prefix],
@@ -67,11 +73,15 @@ class ChildProcess:
         while self.exit_code is None:
             await asyncio.sleep(POLL_S)
 
-    async def stop(self, grace_s: float) -> None:
-        """SIGTERM, up to `grace_s` seconds to leave, then SIGKILL of what remains; afterwards nothing of it is left."""
+    async def stop(self, grace_s: float, is_idle: Callable[[], bool] = lambda: False) -> None:
+        """SIGTERM, up to `grace_s` seconds to leave, then SIGKILL of what remains; afterwards nothing of it is left.
+
+        Once `is_idle` says that no work is left, the rest of the grace is IDLE_GRACE_S.
+        """
         if grace_s > 0:
             self.terminate()
-            await _until(lambda: self.exit_code is not None, grace_s)
+            await _until(lambda: self.exit_code is not None or is_idle(), grace_s)
+            await _until(lambda: self.exit_code is not None, min(grace_s, IDLE_GRACE_S))
         self.kill()
         await _until(self._is_gone, 10)
         remove_shared_memory(self._shm_prefix)

@@ -43,7 +43,9 @@ def render(source: Path, target: Path, options: ModelOptions) -> None:
     rendered: Configs = {}
     if options.chat or options.speech:
         for number, checkpoint in enumerate(options.chat):
-            rendered |= _chat_entries(source, checkpoint, _suffix(checkpoint.name) if number else "", options.parameters)
+            rendered |= _chat_entries(
+                source, checkpoint, _suffix(checkpoint.name) if number else "", options.parameters
+            )
         if options.speech:
             rendered |= _speech_entries(source, options.speech)
     else:
@@ -79,7 +81,9 @@ def _facts_for(checkpoint: Checkpoint, task: str, flag: str) -> CheckpointFacts:
     facts = read_facts(checkpoint.source)
     if facts.task != task:
         other = "--speech-model" if flag == "--model" else "--model"
-        raise LauncherError(f"{checkpoint.source} is a {facts.family} checkpoint, which does {facts.task}: give it with {other}")
+        raise LauncherError(
+            f"{checkpoint.source} is a {facts.family} checkpoint, which does {facts.task}: give it with {other}"
+        )
     return facts
 
 
@@ -93,7 +97,9 @@ def _pick(source: Path, names: Iterable[str], renamed: Mapping[str, str]) -> Con
     for name in sorted(names):
         folder = source / name
         if not (folder / "config.pbtxt").is_file():
-            raise LauncherError(f"{source} has no entry {name}, which this checkpoint needs; name another with --model-repository")
+            raise LauncherError(
+                f"{source} has no entry {name}, which this checkpoint needs; name another with --model-repository"
+            )
         config = read_config(folder / "config.pbtxt")
         config.name = renamed.get(name, name)
         for step in config.ensemble_scheduling.step:

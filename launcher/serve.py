@@ -34,7 +34,9 @@ def serve(options: ServeOptions) -> int:
     installation = assemble()
     with _repository(options) as repository:
         if not entry_names(repository):
-            raise LauncherError(f"{repository} has no entry (a folder with a config.pbtxt); name another with --model-repository")
+            raise LauncherError(
+                f"{repository} has no entry (a folder with a config.pbtxt); name another with --model-repository"
+            )
         ports = choose_ports(options.host, options.ports)
         adopt_orphans()
         return asyncio.run(System(options, installation, repository, ports).run())
@@ -93,7 +95,14 @@ class System:
         if self._options.port_file:
             self._ports.write(self._options.port_file)
         print(welcome(self._options, self._ports, self._repository, self._log.where), flush=True)
-        await asyncio.gather(*(self._keep(name) for name in names))
+        keepers = [asyncio.create_task(self._keep(name)) for name in names]
+        try:
+            await asyncio.gather(*keepers)
+        finally:
+            # When one gives up, the other must not start its process again while all is stopped.
+            for keeper in keepers:
+                keeper.cancel()
+            await asyncio.gather(*keepers, return_exceptions=True)
 
     async def _wait_until_ready(self) -> None:
         line = LiveLine()
@@ -158,11 +167,12 @@ class System:
         """The gateway first: its clients get to know, and nothing new reaches Triton."""
         if self._options.port_file:
             self._options.port_file.unlink(missing_ok=True)
-        graces = {"gateway": GATEWAY_GRACE_S, "tritonserver": EXIT_TIMEOUT_S + 2}
-        for name, grace_s in graces.items():
-            if name in self._children:
-                # Before all is ready there is nothing to finish, and tritonserver does not listen to SIGTERM.
-                await self._children[name].stop(grace_s if self._ready and not self._hurry else 0)
+        # Before all is ready there is nothing to finish, and tritonserver does not listen to SIGTERM.
+        is_patient = self._ready and not self._hurry
+        if gateway := self._children.get("gateway"):
+            await gateway.stop(GATEWAY_GRACE_S * is_patient)
+        if triton := self._children.get("tritonserver"):
+            await triton.stop((EXIT_TIMEOUT_S + 2) * is_patient, self._log.is_drained)
         await self._client.close()
         self._log.close()
 

@@ -1,8 +1,9 @@
-"""Waiting until every entry and the gateway answer, with progress; or saying in one sentence why that will not happen."""
+"""Waiting until every entry and the gateway answer, with progress; or telling in one sentence why they will not."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -32,14 +33,16 @@ async def wait_for_models(
         await asyncio.sleep(POLL_S)
     index = await client.index()
     failed = [index.get(name, EntryState(name, "UNAVAILABLE", "")) for name in entries]
-    failed = [entry for entry in failed if entry.state != "READY"]
+    failed = [_with_reason(entry, log) for entry in failed if entry.state != "READY"]
     if failed:
         raise StartFailed(failure_sentence(failed, log))
     for entry in entries:
         await _until_ready(client, entry)
 
 
-async def wait_for_gateway(gateway: ChildProcess, url: str, log: ProcessLog, line: LiveLine, timeout_s: float = 60) -> None:
+async def wait_for_gateway(
+    gateway: ChildProcess, url: str, log: ProcessLog, line: LiveLine, timeout_s: float = 60
+) -> None:
     """Return when /readiness says 200; raises StartFailed when the gateway ends, or is still not ready at the end."""
     for _ in range(int(timeout_s / POLL_S)):
         if gateway.exit_code is not None:
@@ -62,6 +65,10 @@ def failure_sentence(failed: list[EntryState], log: ProcessLog) -> str:
     causes = [entry for entry in failed if not _is_consequence(entry)] or failed
     told = "; ".join(f"{entry.name} did not load: {brief_reason(entry)}" for entry in causes)
     return f"{told}; see {log.where}"
+
+
+def _with_reason(entry: EntryState, log: ProcessLog) -> EntryState:
+    return entry if entry.reason else dataclasses.replace(entry, reason=log.reason_for(entry.name))
 
 
 def brief_reason(entry: EntryState) -> str:

@@ -25,8 +25,6 @@ POLL_S = 0.1
 # The gateway looks every 0.25 s: an entry must not be ready again before the gateway has seen that it was not.
 UNREADY_S = 1.0
 
-UNLOADED_ON_PURPOSE = "unloaded"
-
 
 class Supervisor:
     """Looks after the models of one running tritonserver. `friends` are processes whose connections to it stay open;
@@ -52,6 +50,8 @@ class Supervisor:
     async def run(self) -> None:
         """Until cancelled, or until tritonserver is gone."""
         try:
+            with suppress(TritonError):
+                await self._take_stock()
             while psutil.pid_exists(self._triton_pid):
                 with suppress(psutil.NoSuchProcess, TritonError):
                     await self._look()
@@ -59,6 +59,17 @@ class Supervisor:
         finally:
             for recovery in self._recoveries.values():
                 recovery.cancel()
+
+    async def _take_stock(self) -> None:
+        """What runs, and what does not: when tritonserver starts anew, an entry that fails to load gets more tries."""
+        while not await self._client.is_live():
+            await asyncio.sleep(POLL_S)
+        for entry in (await self._client.index()).values():
+            if entry.state != "READY":
+                say(f"{entry.name} did not load: {first_line(entry.reason)}")
+                self._recoveries[entry.name] = asyncio.create_task(self._load_until_ready(entry.name))
+            elif await self._client.has_processes(entry.name):
+                self._watch.expect(entry.name)
 
     async def _look(self) -> None:
         lost = self._watch.observe(find_model_processes(self._triton_pid))
@@ -76,19 +87,16 @@ class Supervisor:
 
     async def _recover(self, process: ModelProcess) -> None:
         entry = process.entry
-        backoff = self._backoffs.setdefault(entry, Backoff(UNREADY_S, 30.0))
         fate = "hangs (stopped)" if process.stopped else "died"
         say(f"the process of {entry} (pid {process.pid}) {fate}; loading it again")
         try:
             if process.stopped:
                 kill_process(process.pid)
             await self._end_streams(entry)
-            await self._load(entry, backoff)
         except TritonError as error:
-            say(f"{entry} could not be brought back: {error}")
-        finally:
-            self._watch.forget(entry)
-            del self._recoveries[entry]
+            # Somebody else unloaded it, or tritonserver is on its way out; loading tells.
+            say(f"{entry} could not be unloaded: {first_line(str(error))}")
+        await self._load_until_ready(entry)
 
     async def _end_streams(self, entry: str) -> None:
         decoupled = await self._client.is_decoupled(entry)
@@ -104,17 +112,19 @@ class Supervisor:
         else:
             say(f"ended {count} connections of native clients")
 
-    async def _load(self, entry: str, backoff: Backoff) -> None:
-        while psutil.pid_exists(self._triton_pid):
+    async def _load_until_ready(self, entry: str) -> None:
+        backoff = self._backoffs.setdefault(entry, Backoff(UNREADY_S, 30.0))
+        while True:
             await asyncio.sleep(backoff.next_pause_s())
             try:
                 await self._client.load(entry)
+                break
             except TritonError as error:
                 say(f"{entry} did not load: {first_line(str(error))}")
-                continue
-            backoff.note_well()
-            say(f"{entry} is ready again")
-            return
+        backoff.note_well()
+        say(f"{entry} is ready again")
+        self._watch.expect(entry)
+        del self._recoveries[entry]
 
 
 def first_line(reason: str) -> str:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 CALL_TIMEOUT_S = 5.0
 LOAD_TIMEOUT_S = 1800.0
@@ -56,12 +57,13 @@ class TritonClient:
         return bool((await _told(self._stub.ModelReady(request, timeout=CALL_TIMEOUT_S))).ready)
 
     async def is_decoupled(self, entry: str) -> bool:
-        request = service_pb2.ModelConfigRequest(name=entry)
-        reply = await _told(self._stub.ModelConfig(request, timeout=CALL_TIMEOUT_S))
-        return bool(reply.config.model_transaction_policy.decoupled)
+        return bool((await self._config(entry)).model_transaction_policy.decoupled)
+
+    async def has_processes(self, entry: str) -> bool:
+        return bool((await self._config(entry)).backend == "python")
 
     async def unload(self, entry: str) -> None:
-        """Unload with the ensembles that contain it. Triton answers at once; open requests go on in the old instance."""
+        """Unload with the ensembles that contain it. Triton answers at once; open requests run on."""
         request = service_pb2.RepositoryModelUnloadRequest(model_name=entry)
         request.parameters["unload_dependents"].bool_param = True
         await _told(self._stub.RepositoryModelUnload(request, timeout=CALL_TIMEOUT_S))
@@ -70,6 +72,11 @@ class TritonClient:
         """Load; the ensembles that contain it follow by themselves."""
         request = service_pb2.RepositoryModelLoadRequest(model_name=entry)
         await _told(self._stub.RepositoryModelLoad(request, timeout=LOAD_TIMEOUT_S))
+
+
+    async def _config(self, entry: str) -> ModelConfig:
+        request = service_pb2.ModelConfigRequest(name=entry)
+        return (await _told(self._stub.ModelConfig(request, timeout=CALL_TIMEOUT_S))).config
 
 
 async def _told(call: Awaitable[Reply]) -> Reply:

@@ -1,7 +1,7 @@
 """Putting a Triton installation together from the files of the wheel nvidia-pytriton.
 
-The wheel holds tritonserver and its Python backend in a layout of its own; tritonserver wants one folder of backends. The
-folder is made of links beside the packages of the running Python, and nothing in the wheel is touched.
+The wheel holds tritonserver and its Python backend in a layout of its own; tritonserver wants one folder of backends.
+The folder is made of links, inside the virtual environment, and nothing in the wheel is touched.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def assemble(folder: Path | None = None) -> TritonInstallation:
     python_backend.mkdir(parents=True, exist_ok=True)
     for source in _backend_files(wheel):
         _link(source, python_backend / source.name)
-    libraries = [wheel.parents[1] / "nvidia_pytriton.libs", _libpython_folder()]
+    libraries = [wheel.parents[1] / "nvidia_pytriton.libs", libpython_folder()]
     return TritonInstallation(
         binary=wheel / "bin" / "tritonserver",
         backends=backends,
@@ -61,7 +61,9 @@ def assemble(folder: Path | None = None) -> TritonInstallation:
 def _wheel() -> Path:
     spec = find_spec("pytriton")
     if spec is None or spec.origin is None:
-        raise LauncherError("tritonserver is not installed in this environment: install the project with the extra 'triton'")
+        raise LauncherError(
+            "tritonserver is not installed in this environment: install the project with the extra 'triton'"
+        )
     return Path(spec.origin).parent / "tritonserver"
 
 
@@ -69,7 +71,11 @@ def _backend_files(wheel: Path) -> list[Path]:
     stub = wheel / "python_backend_stubs" / PYTHON / STUB
     if not stub.exists():
         raise LauncherError(f"tritonserver has no model process for Python {PYTHON}; use Python 3.10, 3.11 or 3.12")
-    return [wheel / "backends/python/libtriton_python.so", wheel / "backends/python/triton_python_backend_utils.py", stub]
+    return [
+        wheel / "backends/python/libtriton_python.so",
+        wheel / "backends/python/triton_python_backend_utils.py",
+        stub,
+    ]
 
 
 def _link(source: Path, target: Path) -> None:
@@ -82,7 +88,7 @@ def _link(source: Path, target: Path) -> None:
     os.replace(partial, target)
 
 
-def _libpython_folder() -> Path | None:
+def libpython_folder() -> Path | None:
     """Where the stub's libpython is, None if the loader finds it by itself."""
     name = f"libpython{PYTHON}.so.1.0"
     folder = Path(str(sysconfig.get_config_var("LIBDIR")))
@@ -90,7 +96,9 @@ def _libpython_folder() -> Path | None:
         return folder
     if ctypes.util.find_library(f"python{PYTHON}"):
         return None
-    raise LauncherError(f"Triton's Python backend needs {name}: install it (Debian and Ubuntu: apt install libpython{PYTHON})")
+    raise LauncherError(
+        f"Triton's Python backend needs {name}: install it (Debian and Ubuntu: apt install libpython{PYTHON})"
+    )
 
 
 def _joined(*paths: str) -> str:

@@ -41,20 +41,20 @@ class EngineOptions:
 class Engine(Protocol):
     """Generates tokens for many requests at once.
 
-    `emit` is called from the engine's own thread, in order for each request, and must not block. Every submitted
-    request ends with exactly one event that has a `finish_reason` or an `error`.
+    `emit` is called from the engine's own thread, in order for each request, and must neither block nor raise. Every
+    submitted request ends with exactly one event that has a `finish_reason` or an `error`.
     """
 
     max_model_len: int
 
     def submit(self, request: GenerationRequest, emit: Emit) -> None:
-        """Queue a request. Raises ContextOverflow or QueueFull at once when it cannot be served."""
+        """Queue a request. Raises ContextOverflow or InvalidInput at once; a full queue may be said by an event."""
 
     def cancel(self, request_id: int) -> None:
         """End a request within one step with FinishReason.ABORT; unknown ids are ignored."""
 
     def close(self) -> None:
-        """End all requests and free what the engine holds."""
+        """End all requests with FinishReason.ABORT and free what the engine holds."""
 
 
 _ENGINES = {"torch": "python_backends.torch_engine.engine:TorchEngine"}

@@ -47,7 +47,7 @@ def checkpoint_path(folder: Path, model: str) -> str:
 def _parse(folder: Path, key: str, kind: Any, text: str) -> Any:
     try:
         return _parser(kind)(text)
-    except (ValueError, KeyError) as error:
+    except ValueError as error:
         raise OptionError(f"{folder.name}: parameter {key!r} has the bad value {text!r}: {error}") from error
 
 
@@ -65,7 +65,7 @@ def _one_of(allowed: tuple[str, ...], text: str) -> str:
 
 
 def _boolean(text: str) -> bool:
-    return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+    return _one_of(("true", "1", "false", "0"), text.lower()) in ("true", "1")
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -34,7 +34,8 @@ class Inputs:
         batch: Array = tensor.as_numpy()
         if len(batch) != 1:
             raise InvalidInput(f"a request carries a batch of one, got {len(batch)}", name)
-        return batch[0]
+        row: Array = batch[0]
+        return row
 
     def need(self, name: str) -> Array:
         found = self.array(name)

@@ -50,10 +50,13 @@ class SamplingParams:
         for name, low, high in _RANGES:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                raise InvalidInput(f"must be between {low:g} and {high:g}, got {value}", name)
+                raise InvalidInput(f"must be between {low} and {high}, got {value}", name)
         if self.repetition_penalty <= 0 or self.top_p <= 0:
             name = "top_p" if self.top_p <= 0 else "repetition_penalty"
             raise InvalidInput(f"must be greater than 0, got {getattr(self, name)}", name)
+        for token_id, bias in self.logit_bias.items():
+            if not -100 <= bias <= 100:
+                raise InvalidInput(f"must be between -100 and 100, got {bias} for token {token_id}", "logit_bias")
 
     @property
     def greedy(self) -> bool:
@@ -71,6 +74,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("presence_penalty", -2, 2),
     ("frequency_penalty", -2, 2),
     ("top_logprobs", 0, 20),
+    ("seed", 0, 2**64 - 1),
 )
 
 

@@ -74,5 +74,6 @@ def triton(system: System) -> System:
 
 
 @pytest.fixture
-def client(system: System) -> openai.OpenAI:
-    return system.client()
+def client(system: System) -> Iterator[openai.OpenAI]:
+    with system.client() as client:
+        yield client

@@ -127,8 +127,8 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
         return reply
 
     async def ModelConfig(self, request: Any, context: Any) -> Any:
-        entry = self.entries.get(request.name)
-        if entry is None or entry.state != "READY":
+        entry = self.entries.get(request.name, Entry(state="MISSING"))
+        if entry.state != "READY":
             await context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
         reply = pb.ModelConfigResponse()
         for key, value in entry.parameters.items():

@@ -45,6 +45,7 @@ async def _read_file(form: FormData, max_bytes: int) -> bytes:
     file = form.get("file")
     if not isinstance(file, UploadFile):
         raise InvalidRequest("the form (multipart/form-data) must hold an audio file", "file", "missing_required")
+    # The form as a whole was bounded before it was read; this is the exact limit of its main part.
     if file.size is not None and file.size > max_bytes:
         raise PayloadTooLarge(f"The file is larger than {max_bytes} bytes.", "file")
     return await file.read()

@@ -28,6 +28,7 @@ router = APIRouter()
 async def create_chat_completion(request: Request, services: ServicesDep) -> Response:
     started = time.perf_counter()
     async with AsyncExitStack() as stack:
+        # Admission comes before the body is read: what is refused costs no memory.
         permit = stack.enter_context(services.admission.acquire())
         chat = read_chat_request(await bounded(request, services.settings.max_body_bytes).body())
         model = await services.discovery.find(chat.model, "chat")
@@ -63,8 +64,9 @@ class ChatOutputs:
             raw = await anext(self._stream, None)
         except GatewayError as error:
             self._permit.release()
+            # The tensor has OpenAI's old name; the client must find the name it used.
             if error.param == "max_tokens":
-                error.param = self._max_tokens_field
+                raise error.renamed(self._max_tokens_field) from None
             raise
         if raw is None:
             raise UpstreamFault("The model ended its answer without a finish_reason.")
@@ -101,6 +103,7 @@ async def _frames(chat: ChatRequest, completion: Completion, output: ChatOutput,
     writer = ChunkWriter(completion.completion_id, completion.created, completion.model, on_chunks)
     try:
         usage.add(output)
+        # Both in one piece: the first response is there already, and one write is one packet.
         yield writer.role() + _content(writer, output, chat)
         while not output.finish_reason:
             output = await outputs.next()
@@ -110,7 +113,7 @@ async def _frames(chat: ChatRequest, completion: Completion, output: ChatOutput,
     except GatewayError as error:
         yield error_event(error)
         return
-    except Exception:
+    except Exception:  # a fault of ours after the status line: all that is left is an event
         log.exception("internal fault in a stream")
         yield error_event(InternalFault())
         return

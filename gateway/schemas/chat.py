@@ -17,6 +17,7 @@ from gateway.media import image_bytes
 from gateway.schemas.common import RequestSchema, log_unknown, parse_json, refuse_unsupported, validate
 from gateway.tensors import Value
 
+# OpenAI and vLLM allow 4; the model needs no such limit, so this one only bounds the work.
 MAX_STOP = 16
 PART_TYPES = "text and image_url"
 
@@ -117,6 +118,7 @@ class ChatRequest(RequestSchema):
     @field_validator("stop")
     @classmethod
     def _check_stop(cls, value: Any) -> list[str]:
+        # A union type would report each of its branches, under paths that no client has written.
         items = [value] if isinstance(value, str) else value or []
         if not isinstance(items, list) or not all(isinstance(item, str) and item for item in items):
             raise ValueError("must be a text, or a list of texts, none of them empty")
@@ -192,6 +194,7 @@ def chat_inputs(request: ChatRequest, prompt: Prompt) -> dict[str, Value]:
         "top_p": request.top_p,
         # -1 is vLLM's way to say off, 0 is Hugging Face's.
         "top_k": None if request.top_k is None else max(request.top_k, 0),
+        # The tensor is unsigned; OpenAI's seed may be negative.
         "seed": None if request.seed is None else request.seed % 2**64,
         "presence_penalty": request.presence_penalty,
         "frequency_penalty": request.frequency_penalty,
@@ -221,6 +224,7 @@ def _sampling_parameters(request: ChatRequest) -> dict[str, Any]:
 
 
 def _wire_message(message: ChatMessage, path: str, images: list[bytes], max_image_bytes: int) -> dict[str, Any]:
+    # OpenAI's newer name for the same role, which templates do not know.
     role = "system" if message.role == "developer" else message.role
     content = message.content
     if isinstance(content, list):
@@ -235,6 +239,7 @@ def _wire_message(message: ChatMessage, path: str, images: list[bytes], max_imag
 
 
 def _wire_part(part: Any, path: str, images: list[bytes], max_image_bytes: int) -> dict[str, str]:
+    # `detail` is accepted and has no effect: the entry's pixel bounds decide the size, as in vLLM.
     if not isinstance(part, dict):
         raise InvalidRequest("a content part must be an object", path)
     kind = part.get("type") or ("image_url" if "image_url" in part else None)

@@ -13,6 +13,7 @@ from gateway.errors import InvalidRequest, Unsupported
 
 log = logging.getLogger("trimodal.gateway")
 
+# vLLM once answered 4 KB of bad request with 23 MB of error text.
 MAX_ECHO = 100
 MAX_REPORTED = 10
 

@@ -11,8 +11,8 @@ import numpy as np
 from python_backends.audio.decode import decode_audio
 from python_backends.audio.features import LogMel
 from python_backends.options import checkpoint_path, read_options
+from python_backends.transformers_setup import keep_torch_out
 from python_backends.triton_io import Array, Inputs, answer_each, entry_folder, entry_parameters, load_errors_named
-from python_backends.without_torch import keep_torch_out
 
 
 @dataclass(frozen=True)

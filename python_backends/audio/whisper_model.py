@@ -62,7 +62,8 @@ class WhisperModel:
 
     def __init__(self, model: str, dtype: str = "auto") -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model: Any = WhisperForConditionalGeneration.from_pretrained(model, dtype=dtype).to(device).eval()
+        loaded: Any = WhisperForConditionalGeneration.from_pretrained(model, dtype=dtype)
+        self._model = loaded.to(device).eval()
         self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
         config = self._model.generation_config
         self._eos: int = config.eos_token_id
@@ -113,13 +114,19 @@ class WhisperModel:
         hidden = self._encode(windows)
         first = self._first_step(hidden)
         languages = [window.language or self._detect(scores) for window, scores in zip(windows, first, strict=True)]
-        sequences = self._generate(hidden, languages, options)
-        silent = self._silent(hidden, first, sequences)
-        begin = int((sequences[0] == self._start).nonzero()[0]) + self._num_init_tokens(options)
-        return [
-            self._window_text([] if quiet else sequence[begin:].tolist(), quiet, language)
-            for sequence, quiet, language in zip(sequences, silent, languages, strict=True)
-        ]
+        begin = len(options.prompt_ids) + self._num_init_tokens(options)
+        sequences = self._generate(hidden, languages, options, begin)
+        doubts = self._no_speech_probabilities(first)
+        texts = []
+        for row, (window, language) in enumerate(zip(windows, languages, strict=True)):
+            text = self._window_text(sequences[row, begin:].tolist(), language)
+            no_sound = not np.ptp(window.features)
+            # The text is scored only where the first step doubts that there is one.
+            doubted = doubts[row] > _NO_SPEECH_PROBABILITY
+            if no_sound or (doubted and self._mean_logprob(hidden[row, None], sequences[row], begin) < _SURE_LOGPROB):
+                text = WindowText((), language, finished=True)
+            texts.append(text)
+        return texts
 
     def text(self, tokens: Sequence[int]) -> str:
         """Without special tokens, timestamps and outer space."""
@@ -149,8 +156,8 @@ class WhisperModel:
         ids = list(self._language_names)
         return self._language_names[ids[int(scores[ids].argmax())]]
 
-    def _generate(self, hidden: torch.Tensor, languages: list[str], options: DecodeOptions) -> torch.Tensor:
-        """Token ids [windows, length]: prompt, start tokens, text, end-of-text as often as rows need filling."""
+    def _generate(self, hidden: torch.Tensor, languages: list[str], options: DecodeOptions, begin: int) -> torch.Tensor:
+        """Token ids [windows, length]: prompt and start tokens up to `begin`, text, end-of-text, padding."""
         prompt = torch.tensor(options.prompt_ids, device=hidden.device) if options.prompt_ids else None
         sequences: torch.Tensor = self._model.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
@@ -159,41 +166,43 @@ class WhisperModel:
             prompt_ids=prompt,
             return_timestamps=options.timestamps,
             temperature=options.temperature,
+            max_new_tokens=self._max_new_tokens(begin),
             # One window is one call; where the next one starts is decided in segments.py.
             force_unique_generate_call=True,
         )
         return sequences
+
+    def _max_new_tokens(self, begin: int) -> int | None:
+        """The checkpoint's wish, if it has one, within the positions that are left; None lets `generate` decide."""
+        wish: int | None = self._model.generation_config.max_new_tokens
+        return wish and min(wish, self._model.config.max_target_positions - begin)
 
     def _num_init_tokens(self, options: DecodeOptions) -> int:
         """<|startoftranscript|>, then language and task, then <|notimestamps|>."""
         has_switch = self.timestamp_begin is not None and not options.timestamps
         return 1 + 2 * self.is_multilingual + has_switch
 
-    def _silent(self, hidden: torch.Tensor, first: torch.Tensor, sequences: torch.Tensor) -> list[bool]:
-        """Which windows hold no speech. The text is scored only where the first step says so."""
+    def _no_speech_probabilities(self, first: torch.Tensor) -> list[float]:
         if self._no_speech is None:
-            return [False] * len(hidden)
-        suspects = first.softmax(-1)[:, self._no_speech] > _NO_SPEECH_PROBABILITY
-        return [
-            bool(suspect) and self._mean_logprob(hidden[row : row + 1], sequences[row]) < _SURE_LOGPROB
-            for row, suspect in enumerate(suspects)
-        ]
+            return [0.0] * len(first)
+        return [float(value) for value in first.softmax(-1)[:, self._no_speech]]
 
-    def _mean_logprob(self, hidden: torch.Tensor, sequence: torch.Tensor) -> float:
-        """Mean log-probability of what follows the start token, in one pass over the finished sequence."""
-        start = int((sequence == self._start).nonzero()[0])
-        length = int((sequence[start:] != self._eos).sum()) + start + 1
+    def _mean_logprob(self, hidden: torch.Tensor, sequence: torch.Tensor, begin: int) -> float:
+        """Mean log-probability of the text and its end, in one pass over the finished sequence."""
+        ends = (sequence[begin:] == self._eos).nonzero()
+        length = begin + int(ends[0]) + 1 if len(ends) else len(sequence)
         ids = sequence[None, :length]
-        logprobs = self._logits(hidden, ids[:, :-1]).log_softmax(-1)[0]
-        chosen = logprobs.gather(-1, ids[0, 1:, None])[start:]
-        return float(chosen.mean())
+        logits = self._logits(hidden, ids[:, :-1])[0, begin - 1 :]
+        # What may not be said takes no share of the probability, as in openai/whisper.
+        logits[:, self._model.generation_config.suppress_tokens or []] = -torch.inf
+        return float(logits.log_softmax(-1).gather(-1, ids[0, begin:, None]).mean())
 
-    def _window_text(self, tokens: list[int], silent: bool, language: str) -> WindowText:
+    def _window_text(self, tokens: list[int], language: str) -> WindowText:
         end = tokens.index(self._eos) if self._eos in tokens else len(tokens)
-        return WindowText(tuple(tokens[:end]), language, silent or end < len(tokens))
+        return WindowText(tuple(tokens[:end]), language, finished=end < len(tokens))
 
 
 def _no_speech_id(tokenizer: Any) -> int | None:
     """<|nospeech|>, which the checkpoints of openai before large-v3 call <|nocaptions|>."""
-    vocabulary = tokenizer.get_vocab()
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
     return vocabulary.get("<|nospeech|>", vocabulary.get("<|nocaptions|>"))

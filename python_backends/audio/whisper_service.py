@@ -13,6 +13,7 @@ from python_backends.audio.transcription import Recording, Transcription
 from python_backends.audio.window_queue import StepQueue
 from python_backends.errors import InvalidInput, Unsupported
 from python_backends.options import checkpoint_path, read_options
+from python_backends.transformers_setup import keep_quiet
 from python_backends.triton_io import (
     Array,
     Inputs,
@@ -74,7 +75,12 @@ class WhisperJob:
     def _outputs(self) -> dict[str, Array]:
         found = self.transcription
         segments = [
-            {"id": number, "start": round(each.start, 2), "end": round(each.end, 2), "text": self.model.text(each.tokens)}
+            {
+                "id": number,
+                "start": round(each.start, 2),
+                "end": round(each.end, 2),
+                "text": self.model.text(each.tokens),
+            }
             for number, each in enumerate(found.segments)
         ]
         language = found.language or "<|en|>"
@@ -95,9 +101,10 @@ class WhisperService:
         with load_errors_named(args["model_name"]):
             folder = entry_folder(args)
             options = read_options(WhisperOptions, entry_parameters(args), folder)
-            # Imported here because Triton also loads this file in a short-lived process that only wants the configuration.
+            # Triton also loads this file in a short-lived process that only asks for the configuration.
             from python_backends.audio.whisper_model import WhisperModel
 
+            keep_quiet()
             self._model = WhisperModel(checkpoint_path(folder, options.model), options.dtype)
             self._queue: StepQueue[WhisperJob] = StepQueue(self._decode, options.max_batch, options.max_waiting)
 

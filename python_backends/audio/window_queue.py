@@ -1,7 +1,7 @@
 """One thread that works through jobs of several steps, taking steps with equal keys together.
 
-Knows queues and threads; refuses to know what a step does. A long job goes back to the end of the queue after each step,
-so short jobs wait for one step at most; a step that fails ends only the job that caused it.
+Knows queues and threads; refuses to know what a step does. A long job goes back to the end of the queue after each
+step, so short jobs wait for one step at most; a step that fails ends only the job that caused it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class StepQueue(Generic[JobType]):
         self._max_waiting = max_waiting
         self._jobs: deque[JobType] = deque()
         self._changed = threading.Condition()
-        self._closed = False
+        self.closed = False
         self._thread = threading.Thread(target=self._work, name="steps", daemon=True)
         self._thread.start()
 
@@ -55,7 +55,7 @@ class StepQueue(Generic[JobType]):
     def submit(self, job: JobType) -> None:
         """Raises QueueFull when `max_waiting` jobs wait already."""
         with self._changed:
-            if len(self._jobs) >= self._max_waiting or self._closed:
+            if len(self._jobs) >= self._max_waiting or self.closed:
                 raise QueueFull(f"{len(self._jobs)} requests are waiting already")
             self._jobs.append(job)
             self._changed.notify()
@@ -63,7 +63,7 @@ class StepQueue(Generic[JobType]):
     def close(self) -> None:
         """End the running step and the thread; jobs that still wait are refused."""
         with self._changed:
-            self._closed = True
+            self.closed = True
             self._changed.notify()
         self._thread.join()
 
@@ -80,8 +80,8 @@ class StepQueue(Generic[JobType]):
     def _take(self) -> list[JobType]:
         """The oldest job and others that go with it; empty when the queue is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._closed)
-            if self._closed:
+            self._changed.wait_for(lambda: self._jobs or self.closed)
+            if self.closed:
                 return []
             key = self._jobs[0].key
             batch = [job for job in self._jobs if job.key == key][: self._max_batch]

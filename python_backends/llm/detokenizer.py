@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
+
+# GPT-2's byte-level alphabet: printable bytes stand for themselves, the others are counted from 256 on.
+_PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
+_OTHERS = (byte for byte in range(256) if byte not in _PRINTABLE)
+_BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + place): byte for place, byte in enumerate(_OTHERS)}
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 @dataclass(frozen=True)
@@ -75,3 +82,14 @@ class Detokenizer:
             if unsent.endswith(word[:size])
         )
         return max(lengths, default=0)
+
+
+def token_bytes(tokenizer: Tokenizer, token_id: int) -> bytes:
+    """The UTF-8 bytes a token stands for, also when they are only a part of a character."""
+    text = tokenizer.decode([token_id], skip_special_tokens=False)
+    if "\ufffd" not in text:
+        return str(text).encode()
+    spelt = tokenizer.id_to_token(token_id) or ""
+    if found := _BYTE_TOKEN.fullmatch(spelt):
+        return bytes.fromhex(found.group(1))
+    return bytes(_BYTE_OF[character] for character in spelt) if _BYTE_OF.keys() >= set(spelt) else str(text).encode()

@@ -20,10 +20,9 @@ from python_backends.errors import InvalidInput, Unsupported
 from python_backends.llm.vision_client import ImageFeatures
 from python_backends.types import ImageSpan
 
-# Private-use characters around the index of a masked special token.
+# Private-use characters around the index of a masked special token. A typed _OPEN is masked itself, so none is forged.
 _OPEN, _CLOSE = "\ue000", "\ue001"
-_MASKED = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
-_NOT_TEXT = frozenset({"role", "type"})
+_MASKED = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,8 @@ class Prompter:
         config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
         self._image_token_id: int | None = getattr(config, "image_token_id", None)
         added = self.tokenizer.added_tokens_decoder.values()
-        self._specials = sorted({token.content for token in added if token.special}, key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, self._specials)) or r"(?!)")
+        self._specials = sorted({_OPEN, *(token.content for token in added if token.special)}, key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, self._specials)))
 
     @property
     def backend(self) -> Tokenizer:
@@ -66,11 +65,14 @@ class Prompter:
         checked = [_check_message(message, index) for index, message in enumerate(messages)]
         if not checked:
             raise InvalidInput("must not be empty", "messages")
+        if "chat_template" in (kwargs or {}):
+            raise InvalidInput("the template is the server's to choose", "chat_template_kwargs")
+        options = {"add_generation_prompt": True, **self._mask(kwargs or {})}
         try:
             text = self.tokenizer.apply_chat_template(
-                self._mask(checked), tools=tools, tokenize=False, **{"add_generation_prompt": True, **(kwargs or {})}
+                self._mask(checked), tools=self._mask(tools), tokenize=False, **options
             )
-        except (TemplateError, TypeError, ValueError, KeyError) as error:
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise InvalidInput(f"the chat template refused them: {error}", "messages") from error
         return self._encode_masked(str(text))
 
@@ -100,13 +102,15 @@ class Prompter:
             rest = place + 1
         return Prompt((*expanded, *ids[rest:]), tuple(spans))
 
-    def _mask(self, value: Any, key: str = "") -> Any:
+    def _mask(self, value: Any) -> Any:
         """Replace special tokens in everything that a user can have typed."""
         if isinstance(value, str):
-            return value if key in _NOT_TEXT else self._special.sub(self._masked, value)
+            return self._special.sub(self._masked, value)
         if isinstance(value, list):
             return [self._mask(item) for item in value]
-        return {name: self._mask(item, name) for name, item in value.items()} if isinstance(value, dict) else value
+        if isinstance(value, dict):
+            return {self._mask(name): self._mask(item) for name, item in value.items()}
+        return value
 
     def _masked(self, found: re.Match[str]) -> str:
         return f"{_OPEN}{self._specials.index(found.group())}{_CLOSE}"
@@ -135,8 +139,10 @@ def place_images(messages: list[Any], num_images: int) -> list[Any]:
     if missing <= 0 or not users:
         return messages
     last = messages[users[-1]]
-    content = last.get("content", "")
+    content = last.get("content") or []
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if not isinstance(parts, list):
+        return messages
     placed = {**last, "content": [{"type": "image"}] * missing + parts}
     return [*messages[: users[-1]], placed, *messages[users[-1] + 1 :]]
 
@@ -154,6 +160,8 @@ def _num_image_parts(message: Any) -> int:
 def _check_message(message: Any, index: int) -> dict[str, Any]:
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise InvalidInput(f"message {index} must be an object with a role", "messages")
-    if not isinstance(message.get("content"), str | list | None):
+    content = message.get("content")
+    parts = content if isinstance(content, list) else []
+    if not isinstance(content, str | list | None) or not all(isinstance(part, dict) for part in parts):
         raise InvalidInput(f"the content of message {index} must be text or a list of parts", "messages")
     return message

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,7 +21,8 @@ import numpy as np
 import orjson
 from tokenizers import Tokenizer
 
-from python_backends.llm.detokenizer import Detokenizer
+from python_backends.errors import DependencyDown
+from python_backends.llm.detokenizer import Detokenizer, token_bytes
 from python_backends.types import FinishReason, GenerationRequest, TokenEvent, TokenLogprob
 
 Array = np.ndarray[Any, Any]
@@ -77,6 +79,7 @@ class Reply:
         sampling = request.sampling
         self.id, self.name = request.id, name
         self.channel = channel
+        self.stopped = False
         self._timings = timings
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(
@@ -155,7 +158,8 @@ class Reply:
 
     def _token(self, token_id: int, logprob: float) -> dict[str, Any]:
         text = self._tokenizer.decode([token_id], skip_special_tokens=False)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode()), "token_id": token_id}
+        spelt = list(token_bytes(self._tokenizer, token_id))
+        return {"token": text, "logprob": logprob, "bytes": spelt, "token_id": token_id}
 
 
 class Outbox:
@@ -181,9 +185,12 @@ class Outbox:
         self._events.put(name)
 
     def close(self) -> None:
-        """Send what is queued, then stop."""
+        """Send what is queued and end what is still open, then stop."""
         self._events.put(None)
         self._thread.join()
+        for reply in self._replies.values():
+            _fail(reply, DependencyDown("the model is being unloaded"))
+        self._replies.clear()
 
     def _loop(self) -> None:
         while (item := self._next()) is not None:
@@ -191,8 +198,8 @@ class Outbox:
                 self._replies[item.id] = item
             elif isinstance(item, str):
                 self._stop(item)
-            elif item[0] in self._replies:
-                self._deliver(self._replies[item[0]], item[1])
+            else:
+                self._deliver(*item)
             self._poll_clients()
 
     def _next(self) -> tuple[int, TokenEvent] | Reply | str | None:
@@ -205,19 +212,20 @@ class Outbox:
     def _stop(self, name: str) -> None:
         for reply in self._replies.values():
             if name and reply.name == name:
+                reply.stopped = True
                 self._cancel(reply.id)
 
-    def _deliver(self, reply: Reply, event: TokenEvent) -> None:
-        try:
-            over = reply.take(event)
-        except Exception as error:  # ends this reply only; the others share the thread
-            reply.channel.fail(error)
-            over = True
-        if not over:
-            return
-        del self._replies[reply.id]
-        if event.finish_reason is None and event.error is None:
-            self._cancel(reply.id)
+    def _deliver(self, request_id: int, event: TokenEvent) -> None:
+        """Pass an event on, and stop an engine that works for nobody.
+
+        A cancel that overtook its request was lost, so it is said again whenever such a request gives a sign of life.
+        """
+        reply = self._replies.get(request_id)
+        if reply is not None and _take(reply, event):
+            del self._replies[request_id]
+        wanted = request_id in self._replies and not self._replies[request_id].stopped
+        if not wanted and event.finish_reason is None and event.error is None:
+            self._cancel(request_id)
 
     def _poll_clients(self) -> None:
         """Each question costs a trip to the server's process, so the more replies are open the rarer they are asked."""
@@ -225,10 +233,32 @@ class Outbox:
         if now - self._last_poll < max(_POLL_S, _POLL_S_PER_REQUEST * len(self._replies)):
             return
         self._last_poll = now
-        for reply in [reply for reply in self._replies.values() if reply.channel.is_cancelled()]:
+        for reply in [reply for reply in self._replies.values() if _has_left(reply)]:
             self._cancel(reply.id)
-            reply.channel.close()
             del self._replies[reply.id]
+            with suppress(Exception):  # the stream is gone, and with it whoever could be told
+                reply.channel.close()
+
+
+def _has_left(reply: Reply) -> bool:
+    try:
+        return reply.channel.is_cancelled()
+    except Exception:  # a stream that cannot even be asked is gone
+        return True
+
+
+def _take(reply: Reply, event: TokenEvent) -> bool:
+    """Whether the reply is over; a failure ends it alone, for the others share the thread."""
+    try:
+        return reply.take(event)
+    except Exception as error:  # becomes the error reply
+        _fail(reply, error)
+        return True
+
+
+def _fail(reply: Reply, error: BaseException) -> None:
+    with suppress(Exception):  # the stream is gone, and with it whoever could be told
+        reply.channel.fail(error)
 
 
 def _int(value: int) -> Array:

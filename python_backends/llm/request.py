@@ -118,27 +118,38 @@ def _json_sampling(given: dict[str, Any]) -> dict[str, Any]:
     scalars = {**_JSON_ONLY, **_JSON_TOO}
     values: dict[str, Any] = {}
     for key, value in given.items():
+        if value is None:
+            continue
         if key == "logit_bias":
             values[key] = _logit_bias(value)
         elif key == "stop_token_ids":
             values[key] = frozenset(_number(item, int, key) for item in _list(value, key))
         elif key == "stop":
-            values[key] = tuple(str(item) for item in ([value] if isinstance(value, str) else _list(value, key)))
+            values[key] = _stop(value)
         elif key in scalars:
             values[key] = _number(value, scalars[key], key)
         else:
             raise InvalidInput(f"unknown key {key!r}", "sampling_parameters")
-    return {key: value for key, value in values.items() if value is not None}
+    return values
 
 
 def _number(value: Any, kind: type, key: str) -> Any:
     """`value` as `kind`; JSON's integers are floats too, but its booleans are not numbers."""
     fits = isinstance(value, bool) if kind is bool else isinstance(value, int | float) and not isinstance(value, bool)
-    if value is None:
-        return None
-    if not fits or (kind is int and value != int(value)):
-        raise InvalidInput(f"{key} must be of type {kind.__name__}, got {value!r}", "sampling_parameters")
-    return kind(value)
+    try:
+        found = kind(value) if fits else None
+    except (ValueError, OverflowError):  # not a number, infinite, or too long for a float
+        found = None
+    if found is None or found != value:
+        raise InvalidInput(f"{key} must be of type {kind.__name__}, got {value!r:.40}", "sampling_parameters")
+    return found
+
+
+def _stop(value: Any) -> tuple[str, ...]:
+    words = [value] if isinstance(value, str) else _list(value, "stop")
+    if not all(isinstance(word, str) for word in words):
+        raise InvalidInput(f"stop must be text or a list of texts, got {value!r:.40}", "sampling_parameters")
+    return tuple(word for word in words if word)
 
 
 def _logit_bias(value: Any) -> dict[int, float]:
@@ -146,7 +157,7 @@ def _logit_bias(value: Any) -> dict[int, float]:
         raise InvalidInput("logit_bias must be an object of token ids and numbers", "sampling_parameters")
     try:
         return {int(token): float(bias) for token, bias in value.items()}
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInput(f"logit_bias: {error}", "sampling_parameters") from error
 
 

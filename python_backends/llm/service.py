@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from transformers import GenerationConfig
 
 from python_backends.engine import Engine, EngineOptions, create_engine
-from python_backends.errors import BackendError, InvalidInput
+from python_backends.errors import BackendError, DependencyDown, InternalFault, InvalidInput
 from python_backends.llm.prompt import Prompt, Prompter, place_images
 from python_backends.llm.replies import Outbox, Reply, ReplyStyle, Timings
 from python_backends.llm.request import ChatRequest, read_request
@@ -47,6 +47,22 @@ class LlmOptions(EngineOptions):
         for name in ("tool_call_parser", "reasoning_parser"):
             if getattr(self, name):
                 raise ValueError(f"parameter {name!r} is {getattr(self, name)!r}; this version has no such parsers yet")
+        for name in ("encoder_cache_bytes", "stream_interval"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"parameter {name!r} must not be negative, got {getattr(self, name)}")
+        for kind, limit in (self.limit_mm_per_prompt or {}).items():
+            if type(limit) is not int or limit < 0:
+                raise ValueError(f"parameter 'limit_mm_per_prompt' has the bad limit {limit!r} for {kind!r}")
+
+
+@dataclass(eq=False)
+class Arrival:
+    """A request that is not with the engine yet; `stopped` when its client says `stop` already now."""
+
+    inputs: Inputs
+    responder: Responder
+    timings: Timings = field(default_factory=Timings)
+    stopped: bool = False
 
 
 class LlmService:
@@ -59,7 +75,7 @@ class LlmService:
             self._start(options, checkpoint_path(folder, options.model))
 
     def _start(self, options: LlmOptions, model: str) -> None:
-        shared = {field.name: getattr(options, field.name) for field in fields(EngineOptions)}
+        shared = {option.name: getattr(options, option.name) for option in fields(EngineOptions)}
         self._options = options
         self._prompter = Prompter(model, options.chat_template, options.trust_remote_code)
         self._defaults = default_sampling(model)
@@ -69,30 +85,47 @@ class LlmService:
         self._outbox = Outbox(self._engine.cancel)
         self._prepare_pool = ThreadPoolExecutor(_PREPARE_THREADS, thread_name_prefix="prepare")
         self._ids = itertools.count()
+        self._arrivals: set[Arrival] = set()
+        self._closing = False
 
     def execute(self, requests: list[Any]) -> None:
         """Take requests and return at once; the replies come from other threads."""
         for request in requests:
-            inputs, responder = Inputs(request), Responder(request)
-            if inputs.scalar("stop", False):
-                self._outbox.stop(inputs.request_id)
-                responder.close()
+            arrival = Arrival(Inputs(request), Responder(request))
+            if arrival.inputs.scalar("stop", False):
+                self._stop(arrival.inputs.request_id)
+                arrival.responder.close()
             else:
-                self._prepare_pool.submit(self._serve, inputs, responder, Timings())
+                self._arrivals.add(arrival)
+                self._prepare_pool.submit(self._serve, arrival)
 
     def finalize(self) -> None:
-        self._prepare_pool.shutdown(wait=True, cancel_futures=True)
+        self._closing = True
+        self._prepare_pool.shutdown(wait=True)
         self._engine.close()
         self._outbox.close()
         self._vision.close()
 
-    def _serve(self, inputs: Inputs, responder: Responder, timings: Timings) -> None:
+    def _stop(self, name: str) -> None:
+        for arrival in tuple(self._arrivals):
+            arrival.stopped |= arrival.inputs.request_id == name
+        self._outbox.stop(name)
+
+    def _serve(self, arrival: Arrival) -> None:
         try:
-            self._submit(inputs, responder, timings)
+            if arrival.responder.is_cancelled():
+                arrival.responder.close()
+            else:
+                self._submit(arrival.inputs, arrival.responder, arrival.timings)
         except Exception as error:  # becomes the error reply to this request
-            responder.fail(error)
+            arrival.responder.fail(error)
+        self._arrivals.discard(arrival)
+        if arrival.stopped:
+            self._outbox.stop(arrival.inputs.request_id)
 
     def _submit(self, inputs: Inputs, responder: Responder, timings: Timings) -> None:
+        if self._closing:
+            raise DependencyDown("the model is being unloaded")
         request = read_request(inputs, self._defaults)
         prompt = self._prompt(request)
         generation = GenerationRequest(next(self._ids), prompt.ids, self._with_bad_words(request), prompt.images)
@@ -104,6 +137,8 @@ class LlmService:
             self._engine.submit(generation, emit)
         except BackendError as error:
             emit(TokenEvent(error=error))
+        except Exception as error:  # the outbox owns the responder by now
+            emit(TokenEvent(error=InternalFault(f"{type(error).__name__}: {error}")))
 
     def _reply(
         self, request: ChatRequest, generation: GenerationRequest, name: str, responder: Responder, timings: Timings
@@ -122,7 +157,7 @@ class LlmService:
             messages = place_images(request.messages, num_images)
             ids = self._prompter.from_messages(messages, request.tools, request.chat_template_kwargs)
         else:
-            ids = request.input_ids or self._prompter.from_text(request.text_input)
+            ids = self._prompter.from_text(request.text_input) if request.input_ids is None else request.input_ids
         return self._prompter.expand(ids, self._features(request))
 
     def _features(self, request: ChatRequest) -> list[ImageFeatures]:

@@ -27,7 +27,7 @@ class Codec:
         self._vocab_size = self._prompter.backend.get_vocab_size()
 
     def from_text(self, text: str, add_special_tokens: bool = True) -> Encoding:
-        """Special tokens written in the text are read as such; add_special_tokens adds those of the tokenizer itself."""
+        """Special tokens written in the text are read as such; add_special_tokens adds the tokenizer's own."""
         return Encoding(list(self._prompter.backend.encode(text, add_special_tokens=add_special_tokens).ids), text)
 
     def from_messages(

@@ -10,6 +10,7 @@ import numpy as np
 
 from python_backends.errors import InvalidInput
 from python_backends.options import checkpoint_path, read_options
+from python_backends.transformers_setup import keep_torch_out
 from python_backends.triton_io import (
     Array,
     Inputs,
@@ -19,7 +20,6 @@ from python_backends.triton_io import (
     load_errors_named,
     text_array,
 )
-from python_backends.without_torch import keep_torch_out
 
 if TYPE_CHECKING:
     from python_backends.tokenizer.codec import Codec, Encoding

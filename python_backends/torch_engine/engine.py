@@ -15,12 +15,12 @@ from collections.abc import Iterable
 import torch
 
 from python_backends.engine import EngineOptions
-from python_backends.errors import ContextOverflow, InternalFault, InvalidInput, QueueFull
+from python_backends.errors import BackendError, ContextOverflow, DependencyDown, InternalFault, InvalidInput
 from python_backends.torch_engine.cache import CacheShape, KVCache
 from python_backends.torch_engine.model import DecoderModel
 from python_backends.torch_engine.runner import Runner
 from python_backends.torch_engine.sampler import Sampler, token_logprob
-from python_backends.torch_engine.scheduler import Chunk, Scheduler, Step
+from python_backends.torch_engine.scheduler import Scheduler, Step
 from python_backends.torch_engine.sequence import Sequence
 from python_backends.torch_engine.slots import SlotPool
 from python_backends.types import Emit, FinishReason, GenerationRequest, ImageSpan, TokenEvent
@@ -46,6 +46,8 @@ class TorchEngine:
 
     def submit(self, request: GenerationRequest, emit: Emit) -> None:
         """Queue a request; see `Engine.submit`."""
+        if not self._thread.is_alive():
+            raise DependencyDown("the engine is closed")
         self._inbox.put(Sequence(request, emit, _content_keys(request), self._check_fits(request)))
 
     def cancel(self, request_id: int) -> None:
@@ -54,6 +56,10 @@ class TorchEngine:
     def close(self) -> None:
         self._inbox.put(None)
         self._thread.join()
+        while not self._inbox.empty():
+            message = self._inbox.get()
+            if isinstance(message, Sequence):
+                message.emit(TokenEvent(finish_reason=FinishReason.ABORT))
 
     def _check_fits(self, request: GenerationRequest) -> int:
         """How many tokens it may generate: what it asks for, as far as the context has room. Raises if none fits."""
@@ -61,7 +67,10 @@ class TorchEngine:
         if num_prompt == 0:
             raise InvalidInput("the prompt has no tokens", "text_input")
         _check_token_ids(request.prompt_ids, self._model.vocab_size, "input_ids")
-        _check_token_ids(request.sampling.logit_bias, self._model.vocab_size, "logit_bias")
+        for name in ("logit_bias", "stop_token_ids"):
+            _check_token_ids(getattr(request.sampling, name), self._model.vocab_size, name)
+        for image in request.images:
+            _check_width(image, self._model.hidden_size)
         limit = min(self.max_model_len, self._max_tokens_in_cache)
         if num_prompt >= limit:
             raise ContextOverflow(f"the prompt has {num_prompt} tokens; the context holds {limit}", "messages")
@@ -75,7 +84,7 @@ class TorchEngine:
             if step.chunks:
                 self._run(step)
         for sequence in self.scheduler.sequences:
-            self._end(sequence, TokenEvent(finish_reason=FinishReason.ABORT))
+            self._abort(sequence)
 
     def _take_messages(self) -> bool:
         """Handle the inbox, waiting for it when there is nothing else to do; False when the engine is to close."""
@@ -89,39 +98,40 @@ class TorchEngine:
             if isinstance(message, Sequence):
                 self._admit(message)
             else:
-                self._abort(message)
+                self._cancel(message)
 
     def _admit(self, sequence: Sequence) -> None:
         try:
             self._runner.admit(sequence)
             self.scheduler.add(sequence)
-        except QueueFull as error:
-            self._end(sequence, TokenEvent(error=error))
         except Exception as error:  # ends this request, never the loop
-            self._end(sequence, TokenEvent(error=InternalFault(f"{type(error).__name__}: {error}")))
+            self._fail(sequence, error)
 
-    def _abort(self, request_id: int) -> None:
+    def _cancel(self, request_id: int) -> None:
         for sequence in self.scheduler.sequences:
             if sequence.id == request_id:
-                self._end(sequence, TokenEvent(finish_reason=FinishReason.ABORT))
+                self._abort(sequence)
 
     def _run(self, step: Step) -> None:
         try:
-            self._advance(step, self._runner.run(step))
+            logits = self._runner.run(step)
         except Exception as error:  # the step's requests end with the error, the others go on
             for chunk in step.chunks:
-                self._end(chunk.sequence, TokenEvent(error=InternalFault(f"{type(error).__name__}: {error}")))
+                self._fail(chunk.sequence, error)
+        else:
+            self._advance(step, logits)
 
     def _advance(self, step: Step, logits: torch.Tensor) -> None:
+        """logits [chunks that sample, vocabulary]: the step is in the cache, and those chunks get a new token."""
         sampling = [chunk.sequence for chunk in step.chunks if chunk.samples]
         for chunk in step.chunks:
-            self._commit(chunk)
-        tokens = self._sampler.sample(logits, sampling) if sampling else []
-        for sequence, token_id, row in zip(sampling, tokens, logits, strict=True):
-            self._append(sequence, token_id, row)
-
-    def _commit(self, chunk: Chunk) -> None:
-        self.scheduler.commit(chunk)
+            self.scheduler.commit(chunk)
+        likeliest = logits.argmax(-1).tolist()
+        for sequence, row, token_id in zip(sampling, logits, likeliest, strict=True):
+            try:
+                self._append(sequence, self._sampler.draw(row, token_id, sequence), row)
+            except Exception as error:  # ends this request; the step's others go on
+                self._fail(sequence, error)
 
     def _append(self, sequence: Sequence, token_id: int, row: torch.Tensor) -> None:
         sampling = sequence.request.sampling
@@ -139,8 +149,16 @@ class TorchEngine:
         sampling = sequence.request.sampling
         return sampling.stop_token_ids if sampling.ignore_eos else sampling.stop_token_ids | self._model.eos_token_ids
 
-    def _end(self, sequence: Sequence, event: TokenEvent) -> None:
-        self.scheduler.finish(sequence)
+    def _abort(self, sequence: Sequence) -> None:
+        self._end(sequence, TokenEvent(finish_reason=FinishReason.ABORT, num_cached_tokens=sequence.num_cached))
+
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        """End it with the error; what a failed step left in the cache must not be found by others."""
+        known = error if isinstance(error, BackendError) else InternalFault(f"{type(error).__name__}: {error}")
+        self._end(sequence, TokenEvent(error=known), remember=False)
+
+    def _end(self, sequence: Sequence, event: TokenEvent, remember: bool = True) -> None:
+        self.scheduler.finish(sequence, remember)
         self._runner.forget(sequence)
         self._sampler.forget(sequence)
         sequence.emit(event)
@@ -150,6 +168,11 @@ def _check_token_ids(token_ids: Iterable[int], vocab_size: int, field: str) -> N
     for token_id in token_ids:
         if not 0 <= token_id < vocab_size:
             raise InvalidInput(f"token ids must be in 0..{vocab_size - 1}, got {token_id}", field)
+
+
+def _check_width(image: ImageSpan, hidden_size: int) -> None:
+    if image.features.ndim != 2 or image.features.shape[1] != hidden_size:
+        raise InvalidInput(f"must have the shape [n, {hidden_size}], got {list(image.features.shape)}", "image_embeds")
 
 
 def _context_length(wanted: int, possible: int) -> int:
@@ -191,6 +214,7 @@ def _content_keys(request: GenerationRequest) -> list[int]:
 
 
 def _image_keys(image: ImageSpan) -> list[int]:
-    """Negative numbers from SHA-256(digest, offset): they never equal a token id."""
+    """Negative numbers from SHA-256(digest, grid, offset): never a token id. The grid decides all later positions."""
+    content = hashlib.sha256(image.digest + repr(image.grid).encode()).digest()
     offsets = (offset.to_bytes(4, "little") for offset in range(len(image.features)))
-    return [-int.from_bytes(hashlib.sha256(image.digest + offset).digest(), "big") for offset in offsets]
+    return [-int.from_bytes(hashlib.sha256(content + offset).digest(), "big") for offset in offsets]

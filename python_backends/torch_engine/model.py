@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from python_backends.engine import EngineOptions
-from python_backends.errors import OptionError
+from python_backends.errors import InvalidInput, OptionError
 from python_backends.torch_engine.attention import ATTENTION_NAME, StepContext
 from python_backends.torch_engine.cache import CacheShape
 from python_backends.types import ImageSpan
@@ -39,6 +39,7 @@ class DecoderModel:
         self.device: torch.device = self._model.device
         self.max_model_len: int = self.config.max_position_embeddings
         self.vocab_size: int = self._head.weight.shape[0]
+        self.hidden_size: int = self._embed.weight.shape[1]
         self.eos_token_ids = _eos_token_ids(self._model)
 
     @property
@@ -110,5 +111,9 @@ def _image_positions(
     for image in images:
         kinds[0, image.start : image.end] = 1
     grids = torch.tensor([image.grid for image in images])
-    positions, delta = inner.get_rope_index(torch.tensor([prompt_ids]), mm_token_type_ids=kinds, image_grid_thw=grids)
+    ids = torch.tensor([prompt_ids])
+    try:
+        positions, delta = inner.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grids)
+    except (RuntimeError, StopIteration) as error:
+        raise InvalidInput(f"the grids {grids.tolist()} do not fit the features: {error}", "image_grid") from error
     return positions[:, 0], int(delta.item())

@@ -11,6 +11,7 @@ from python_backends.torch_engine.cache import KVCache
 from python_backends.torch_engine.model import DecoderModel
 from python_backends.torch_engine.scheduler import Chunk, Step
 from python_backends.torch_engine.sequence import Sequence
+from python_backends.torch_engine.slots import Copy
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,11 @@ class Runner:
     @torch.inference_mode()
     def run(self, step: Step) -> torch.Tensor:
         """Compute a step; returns logits [chunks that sample, vocabulary] float32 in the order of the chunks."""
-        for slot in step.forgotten:
-            self._cache.forget(slot)
-        for placement in step.placements:
-            if placement.source != placement.index:
-                self._cache.copy(placement.source, placement.index, placement.num_cached)
+        for move in step.moves:
+            if isinstance(move, Copy):
+                self._cache.copy(move.source, move.target, move.num_tokens)
+            else:
+                self._cache.forget(move.slot)
         device = self._model.device
         embeddings = torch.cat([self._embeddings(chunk) for chunk in step.chunks])
         positions = torch.cat([self._chunk_positions(chunk) for chunk in step.chunks], dim=1).to(device)
@@ -73,7 +74,7 @@ class Runner:
         for image in chunk.sequence.request.images:
             start, end = max(image.start, chunk.start), min(image.end, chunk.end)
             if start < end:
-                features = torch.from_numpy(image.features[start - image.start : end - image.start])
+                features = torch.tensor(image.features[start - image.start : end - image.start])
                 rows[start - chunk.start : end - chunk.start] = features.to(rows)
         return rows
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 
+from python_backends.errors import InvalidInput
 from python_backends.torch_engine.sequence import Sequence
 from python_backends.types import SamplingParams, TokenLogprob
 
@@ -23,27 +24,24 @@ class Sampler:
         self._device = device
         self._generators: dict[int, torch.Generator] = {}
 
-    def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
-        """logits [sequences, vocabulary] float32 -> one token id per sequence."""
-        greedy = logits.argmax(-1).tolist()
-        return [
-            int(token) if _plain(sequence) else self._draw(row, sequence)
-            for row, token, sequence in zip(logits, greedy, sequences, strict=True)
-        ]
-
-    def forget(self, sequence: Sequence) -> None:
-        self._generators.pop(sequence.id, None)
-
-    def _draw(self, row: torch.Tensor, sequence: Sequence) -> int:
+    def draw(self, row: torch.Tensor, likeliest: int, sequence: Sequence) -> int:
+        """The next token from its logits [vocabulary] float32, of which `likeliest` is the greatest."""
+        if _plain(sequence):
+            return likeliest
         sampling = sequence.request.sampling
         row = self._without_early_end(row, sequence)
         for apply in _FILTERS:
             row = apply(row, sequence)
+        if not row.max().isfinite():
+            raise InvalidInput("bans leave no token to choose", "bad_words")
         if sampling.greedy:
             return int(row.argmax())
         for warp in _WARPERS:
             row = warp(row, sampling)
         return int(torch.multinomial(row.softmax(-1), 1, generator=self._generator(sequence)))
+
+    def forget(self, sequence: Sequence) -> None:
+        self._generators.pop(sequence.id, None)
 
     def _without_early_end(self, row: torch.Tensor, sequence: Sequence) -> torch.Tensor:
         sampling = sequence.request.sampling

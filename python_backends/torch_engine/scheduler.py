@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from python_backends.errors import QueueFull
 from python_backends.torch_engine.sequence import Sequence
-from python_backends.torch_engine.slots import Placement, SlotPool
+from python_backends.torch_engine.slots import Move, SlotPool
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,10 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Step:
-    """What to do next: give back the `forgotten` slots' memory, copy the `placements`, compute the `chunks`."""
+    """What to do next: make the `moves` in the cache, in order, then compute the `chunks`."""
 
     chunks: list[Chunk]
-    placements: list[Placement]
-    forgotten: list[int]
+    moves: list[Move]
 
 
 class Scheduler:
@@ -66,16 +65,16 @@ class Scheduler:
         return [*self._waiting, *self._running]
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence. Raises QueueFull when too many wait."""
-        if len(self._waiting) >= self._max_waiting:
+        """Queue a sequence. Raises QueueFull when `max_waiting` wait beyond those that free slots are there for."""
+        if len(self._waiting) >= self._max_waiting + self.pool.num_free:
             raise QueueFull(f"{len(self._waiting)} requests wait already; the limit is {self._max_waiting}")
         self._waiting.append(sequence)
 
     def schedule(self) -> Step:
         """Choose the next step; empty only when there is no work."""
         chunks = self._continue_running()
-        placements = self._admit_waiting(chunks)
-        return Step(chunks, placements, self.pool.take_forgotten())
+        self._admit_waiting(chunks)
+        return Step(chunks, self.pool.take_moves())
 
     def commit(self, chunk: Chunk) -> None:
         """The chunk has been computed; its tokens are now in the cache."""
@@ -84,13 +83,13 @@ class Scheduler:
         self.pool.commit(sequence.slot, sequence.content_keys(chunk.start, chunk.end))
         sequence.num_computed = chunk.end
 
-    def finish(self, sequence: Sequence) -> None:
-        """Forget a sequence that has ended, wherever it is; its slot becomes free."""
+    def finish(self, sequence: Sequence, remember: bool = True) -> None:
+        """Forget a sequence that has ended, wherever it is. Its slot becomes free; what it holds may serve others."""
         if sequence in self._running:
             self._running.remove(sequence)
         elif sequence in self._waiting:
             self._waiting.remove(sequence)
-        self._vacate(sequence)
+        self._vacate(sequence, remember)
 
     def _continue_running(self) -> list[Chunk]:
         """Decodes first: with one uncomputed token each they cost little and somebody is reading along."""
@@ -104,33 +103,28 @@ class Scheduler:
             budget -= size
         return chunks
 
-    def _admit_waiting(self, chunks: list[Chunk]) -> list[Placement]:
-        placements: list[Placement] = []
+    def _admit_waiting(self, chunks: list[Chunk]) -> None:
+        """Strictly in order: who cannot start yet is not overtaken by a smaller request."""
         budget = self._budget - sum(chunk.num_tokens for chunk in chunks)
         for sequence in sorted(self._waiting, key=lambda waiting: waiting.order):
-            placement = self._place(sequence) if budget > 0 else None
-            if placement is None:
-                break
-            size = min(sequence.num_uncomputed, budget)
-            if not self.pool.may_reserve(placement.index, size):
-                self._vacate(sequence, computed=False)
-                break
-            self._waiting.remove(sequence)
-            self._running.append(sequence)
-            placements.append(placement)
-            chunks.append(Chunk(sequence, size))
-            budget -= size
-        return placements
+            chunk = self._admit(sequence, budget) if budget > 0 else None
+            if chunk is None:
+                return
+            chunks.append(chunk)
+            budget -= chunk.num_tokens
 
-    def _place(self, sequence: Sequence) -> Placement | None:
-        keys = sequence.content_keys(0, len(sequence.tokens))
-        placement = self.pool.acquire(sequence.id, keys, max_cached=len(keys) - 1)
-        if placement is not None:
-            sequence.slot = placement.index
-            sequence.num_computed = placement.num_cached
-            if sequence.num_output_tokens == 0:
-                sequence.num_cached = placement.num_cached
-        return placement
+    def _admit(self, sequence: Sequence, budget: int) -> Chunk | None:
+        """Let it run with a first chunk of at most `budget` tokens; None if there is no slot or no room."""
+        placement = self.pool.acquire(sequence.id, sequence.content_keys(0, len(sequence.tokens)), budget)
+        if placement is None:
+            return None
+        self._waiting.remove(sequence)
+        self._running.append(sequence)
+        sequence.slot, sequence.num_computed = placement.index, placement.num_cached
+        # What a preempted sequence finds again is its own work and no hit.
+        if not sequence.num_preemptions:
+            sequence.num_cached = placement.num_cached
+        return Chunk(sequence, placement.num_reserved)
 
     def _may_reserve(self, sequence: Sequence, size: int, chunks: list[Chunk]) -> bool:
         """Room for `size` more tokens, if need be by sending later comers back to waiting."""
@@ -151,8 +145,9 @@ class Scheduler:
         self._running.remove(sequence)
         self._vacate(sequence)
         self._waiting.append(sequence)
+        sequence.num_preemptions += 1
 
-    def _vacate(self, sequence: Sequence, computed: bool = True) -> None:
+    def _vacate(self, sequence: Sequence, remember: bool = True) -> None:
         if sequence.slot is not None:
-            self.pool.release(sequence.slot, computed)
+            self.pool.release(sequence.slot, remember)
         sequence.slot, sequence.num_computed = None, 0

@@ -24,6 +24,7 @@ class Sequence:
     tokens: list[int] = field(default_factory=list)
     num_computed: int = 0
     num_cached: int = 0
+    num_preemptions: int = 0
     slot: int | None = None
     arrived: float = field(default_factory=time.monotonic)
 

@@ -1,7 +1,7 @@
 """From pixel values to image features, by the checkpoint's vision tower and projector.
 
-Knows torch and Hugging Face's `get_image_features`. Refuses to know image files and Triton. Images that wait together go
-through the tower in one forward; each one's features equal those it gets alone.
+Knows torch and Hugging Face's `get_image_features`. Refuses to know image files and Triton. Images that wait together
+go through the tower in one forward; each one's features equal those it gets alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoModelForImageTextToText
 
 from python_backends.errors import InvalidInput, Unsupported
 from python_backends.vision.processor import PixelInput
@@ -33,9 +33,8 @@ class VisionEncoder:
 
     def __init__(self, model: str, dtype: str = "auto") -> None:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = _without_language_model(
-            AutoModelForImageTextToText.from_pretrained(model, dtype=dtype)
-        ).to(self._device)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype)
+        self._model = _without_language_model(loaded).to(self._device).eval()
         arguments = inspect.signature(self._model.get_image_features).parameters.values()
         self._takes_grid = any(argument.name == "image_grid_thw" for argument in arguments)
         missing = [argument.name for argument in arguments if _is_required(argument) and argument.name not in _GIVEN]
@@ -83,18 +82,18 @@ def _is_required(argument: inspect.Parameter) -> bool:
     return argument.default is argument.empty and argument.kind is not argument.VAR_KEYWORD
 
 
-def _patch_dim(model: PreTrainedModel) -> int:
+def _patch_dim(model: Any) -> int:
     """Values per patch of the Qwen-VL towers: channels x frames x height x width."""
     vision: Any = model.config.vision_config
     channels = getattr(vision, "in_channels", None) or getattr(vision, "in_chans", 3)
     return int(channels * vision.temporal_patch_size * vision.patch_size**2)
 
 
-def _without_language_model(model: PreTrainedModel) -> PreTrainedModel:
+def _without_language_model(model: Any) -> Any:
     """Give the language model's weights back to the system; what `get_image_features` uses stays."""
-    decoder = model.get_decoder()
-    for name, module in list(model.named_modules()):
-        if module is decoder or module is model.get_output_embeddings():
-            model.set_submodule(name, torch.nn.Identity())
+    unused = (model.get_decoder(), model.get_output_embeddings())
+    names = [name for name, module in model.named_modules() if any(module is part for part in unused)]
+    for name in names:
+        model.set_submodule(name, torch.nn.Identity())
     gc.collect()
-    return model.eval()
+    return model

@@ -10,6 +10,7 @@ import numpy as np
 
 from python_backends.errors import InvalidInput
 from python_backends.options import checkpoint_path, read_options
+from python_backends.transformers_setup import keep_quiet
 from python_backends.triton_io import (
     Inputs,
     entry_folder,
@@ -36,9 +37,10 @@ class VisionEncoderService:
         with load_errors_named(args["model_name"]):
             folder = entry_folder(args)
             options = read_options(VisionEncoderOptions, entry_parameters(args), folder)
-            # Imported here because Triton also loads this file in a short-lived process that only wants the configuration.
+            # Triton also loads this file in a short-lived process that only asks for the configuration.
             from python_backends.vision.encoder import VisionEncoder
 
+            keep_quiet()
             self._encoder = VisionEncoder(checkpoint_path(folder, options.model), options.dtype)
 
     def execute(self, requests: list[Any]) -> list[Any]:

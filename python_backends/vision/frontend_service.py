@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from python_backends.options import checkpoint_path, read_options
+from python_backends.transformers_setup import keep_torch_out
 from python_backends.triton_io import Array, Inputs, answer_each, entry_folder, entry_parameters, load_errors_named
 from python_backends.vision.images import decode_image
 from python_backends.vision.processor import PixelProcessor
-from python_backends.without_torch import keep_torch_out
 
 
 @dataclass(frozen=True)

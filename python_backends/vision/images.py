@@ -33,7 +33,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     anything else and for more than `max_pixels` pixels; the limit is checked before any pixel is decoded.
     """
     if not data:
-        raise InvalidInput("is empty", "image")
+        raise InvalidInput("the image is empty", "image")
     try:
         with Image.open(BytesIO(_from_base64(data)), formats=FORMATS) as opened:
             _check_size(opened, max_pixels)
@@ -41,9 +41,9 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except InvalidInput:
         raise
     except UnidentifiedImageError as error:
-        raise InvalidInput(f"is none of {', '.join(FORMATS)}", "image") from error
+        raise InvalidInput(f"the image is none of {', '.join(FORMATS)}", "image") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on broken files
-        raise InvalidInput(f"cannot be decoded: {error}", "image") from error
+        raise InvalidInput(f"the image cannot be decoded: {error}", "image") from error
 
 
 def _from_base64(data: bytes) -> bytes:
@@ -60,14 +60,14 @@ def _from_base64(data: bytes) -> bytes:
 def _check_size(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
-        raise InvalidInput(f"has {width} x {height} pixels, more than the limit of {max_pixels}", "image")
+        raise InvalidInput(f"the image has {width} x {height} pixels, more than the limit of {max_pixels}", "image")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _SIXTEEN_BIT_MODES:
         image = Image.fromarray(_eight_bit(np.asarray(image)))
     if image.mode == "F":
-        raise InvalidInput("has floating-point pixels, whose range is not known", "image")
+        raise InvalidInput("the image has floating-point pixels, whose range is not known", "image")
     return _on_white(image) if image.has_transparency_data else image.convert("RGB")
 
 

@@ -36,7 +36,8 @@ class PixelProcessor:
         # Imported here because transformers decides at import whether torch exists.
         from transformers import AutoConfig, AutoImageProcessor
 
-        self._processor: Any = AutoImageProcessor.from_pretrained(model, backend="pil")
+        processors: Any = AutoImageProcessor
+        self._processor = processors.from_pretrained(model, backend="pil")
         self._patch_size = _patch_size(AutoConfig.from_pretrained(model))
         self._size = _bounded(self._processor, min_pixels, max_pixels)
 
@@ -48,7 +49,9 @@ class PixelProcessor:
             raise InvalidInput(str(error), "image") from error
         pixel_values = np.asarray(made["pixel_values"], np.float32)
         grid = made.get("image_grid_thw")
-        return PixelInput(pixel_values, self._plain_grid(pixel_values) if grid is None else np.asarray(grid[0], np.int64))
+        return PixelInput(
+            pixel_values, self._plain_grid(pixel_values) if grid is None else np.asarray(grid[0], np.int64)
+        )
 
     def _plain_grid(self, pixel_values: Array) -> Array:
         """For families without image_grid_thw: the patches of one [..., height, width] image, before any pooling."""
@@ -70,5 +73,7 @@ def _bounded(processor: Any, min_pixels: int, max_pixels: int) -> dict[str, int]
         raise ValueError(f"{type(processor).__name__} has no bounds that min_pixels or max_pixels could set")
     bounds = {"shortest_edge": min_pixels or size["shortest_edge"], "longest_edge": max_pixels or size["longest_edge"]}
     if not 0 < bounds["shortest_edge"] <= bounds["longest_edge"]:
-        raise ValueError(f"min_pixels {bounds['shortest_edge']} and max_pixels {bounds['longest_edge']} exclude each other")
+        raise ValueError(
+            f"min_pixels {bounds['shortest_edge']} and max_pixels {bounds['longest_edge']} exclude each other"
+        )
     return bounds

@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from fake_triton import FakeTriton
 
 from gateway.deps import Services
 from gateway.server import create_server
 from gateway.settings import Settings
+from tests.fake_triton import FakeTriton
 
 
 @dataclass

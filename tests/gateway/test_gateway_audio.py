@@ -7,8 +7,9 @@ from typing import Any
 
 import httpx
 import openai
-from conftest import Gateway, StartGateway
-from fake_triton import Fail, FakeTriton, Hang, transcript
+
+from tests.fake_triton import Fail, FakeTriton, Hang, transcript
+from tests.gateway.conftest import Gateway, StartGateway
 
 WAV = b"RIFF....WAVE" + bytes(1000)
 
@@ -65,7 +66,7 @@ async def test_unknown_model_and_bad_audio(gateway: Gateway, fake: FakeTriton) -
     response = await transcribe(gateway)
     assert response.status_code == 400
     assert response.json()["error"] == {
-        "message": "not a sound file",
+        "message": "file: not a sound file",
         "type": "invalid_request_error",
         "param": "file",
         "code": "invalid_value",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from functools import partial
 from typing import Any
 
 import openai
 import pytest
-from conftest import Gateway, StartGateway
-from fake_triton import Entry, Fail, FakeTriton, token
+
+from tests.fake_triton import Entry, Fail, FakeTriton, token
+from tests.gateway.conftest import Gateway, StartGateway
 
 RED, BLUE = b"red picture", b"blue picture"
 
@@ -163,11 +165,12 @@ FIRST_ERRORS = [
 @pytest.mark.parametrize("stream", [False, True])
 async def test_first_error_keeps_its_status(gateway: Gateway, fake: FakeTriton, stream: bool) -> None:
     for text, status, param, code in FIRST_ERRORS:
-        fake.script = lambda received, text=text: [Fail(text)]
+        fake.script = partial(lambda text, received: [Fail(text)], text)
         response = await gateway.chat(stream=stream, max_completion_tokens=5)
         error = response.json()["error"]
         assert (response.status_code, error["param"], error["code"]) == (status, param, code)
         assert ("retry-after" in response.headers) == (status in (429, 503))
+        assert error["message"].startswith(f"{param}: " if param else "")
         assert "secret" not in response.text
 
 

@@ -7,8 +7,9 @@ import time
 
 import httpx
 import openai
-from conftest import Gateway, StartGateway
-from fake_triton import Entry, FakeTriton
+
+from tests.fake_triton import Entry, FakeTriton
+from tests.gateway.conftest import Gateway, StartGateway
 
 
 async def test_model_cards(client: openai.AsyncOpenAI, gateway: Gateway) -> None:
@@ -137,7 +138,9 @@ async def test_metrics_include_tritons(start_gateway: StartGateway) -> None:
 
 async def answer_with(gateway: Gateway, path: str, status: int) -> httpx.Response:
     """Asks until the answer has that status, at most five seconds: gRPC waits between attempts to connect."""
-    async with asyncio.timeout(5):
-        while (response := await gateway.http.get(path)).status_code != status:
-            await asyncio.sleep(0.02)
-    return response
+    for _ in range(250):
+        response = await gateway.http.get(path)
+        if response.status_code == status:
+            return response
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"{path} still answers {response.status_code}: {response.text}")

@@ -112,7 +112,14 @@ def test_bad_images_name_the_part(reference: str, kind: type[GatewayError]) -> N
 
 
 def test_tensors_have_the_contracts_types() -> None:
-    values = {"messages": "hé", "image": [b"a", b"bcd"], "max_tokens": 5, "seed": 2**63, "top_p": 0.5, "stream": True}
+    values: dict[str, Any] = {
+        "messages": "hé",
+        "image": [b"a", b"bcd"],
+        "max_tokens": 5,
+        "seed": 2**63,
+        "top_p": 0.5,
+        "stream": True,
+    }
     tensors = {tensor.name: tensor for tensor in encode(values)}
     assert tensors["messages"].raw == b"\x03\x00\x00\x00h\xc3\xa9"
     assert (tensors["image"].shape, tensors["image"].raw) == ((1, 2), b"\x01\x00\x00\x00a\x03\x00\x00\x00bcd")

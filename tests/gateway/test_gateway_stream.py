@@ -9,8 +9,9 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from conftest import Gateway, StartGateway
-from fake_triton import Fail, FakeTriton, Hang, Wait, token
+
+from tests.fake_triton import Fail, FakeTriton, Hang, Wait, token
+from tests.gateway.conftest import Gateway, StartGateway
 
 
 def events(text: str) -> list[Any]:
@@ -213,6 +214,8 @@ async def read_some(gateway: Gateway, stream: bool) -> None:
 
 async def settle(gateway: Gateway) -> None:
     """Waits at most a second until no request holds anything."""
-    async with asyncio.timeout(1):
-        while gateway.services.admission.running or repr(gateway.services.watch) != "<StreamWatch 0 open>":
-            await asyncio.sleep(0.005)
+    for _ in range(200):
+        if not gateway.services.admission.running and repr(gateway.services.watch) == "<StreamWatch 0 open>":
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError(f"{gateway.services.admission} {gateway.services.watch}")

@@ -67,7 +67,7 @@ def test_stop_ends_a_request_by_its_id(triton: System) -> None:
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({}, r"\[INVALID_ARGUMENT\] messages: exactly one of"),
+        ({"top_p": number(1, np.float32)}, r"\[INVALID_ARGUMENT\] messages: exactly one of"),
         ({"messages": text("{")}, r"\[INVALID_ARGUMENT\] messages: not valid JSON"),
         ({"text_input": text("hi"), "top_p": number(3, np.float32)}, r"\[INVALID_ARGUMENT\] top_p: must be between"),
         ({"text_input": text("hi"), "max_tokens": number(9999, np.int32)}, r"\[OUT_OF_RANGE\] max_tokens"),

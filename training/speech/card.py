@@ -55,12 +55,17 @@ _DATA = """
 ## Training
 
 {samples:,} windows, drawn with repetition from 64,000 synthesised clips, in {minutes:.0f} minutes
-on one shared CPU core; the weights are a moving average. Clips: espeak-ng 1.51, American, British
-and four regional accents, 29 voice variants, 120-200 words per minute, pitch 30-70, gain down to
--24 dB, white, pink or brown noise at 10-45 dB on half, 8 kHz bandwidth on 12 %, strings of 1-10
-digits with and without commas; 3 % silence, noise or tones. Windows hold one to six clips anywhere
-in 30 s, or one long recording with pauses. Losses: cross-entropy, phone classification of encoder
-frames, and guided cross-attention, the last two from the synthesiser's own timing. Commands:
+of training steps on one shared CPU core; the weights are a moving average. Clips: espeak-ng 1.51,
+American, British and four regional accents, 29 voice variants, 120-200 words per minute, pitch
+30-70, gain down to -24 dB, white, pink or brown noise at 10-45 dB on half, 8 kHz bandwidth on
+12% of them, strings of 1-10 digits with and without commas; 3 % silence, noise or tones. Windows hold one
+to six clips anywhere in 30 s, or one long recording with pauses. Losses: cross-entropy, phone
+classification of encoder frames, and guided cross-attention, the last two from the synthesiser's
+own timing.
+
+The run of these weights was stopped and resumed while the phases in `train.py` were settled, and in
+its data the last word before a comma was often marked too long, which `espeak.py` has put right
+since. The same commands therefore give a similar model, not the same bytes:
 
 ```
 python -m training.speech.dataset .cache/training/speech/data --shards 16
@@ -99,7 +104,8 @@ _LIMITS = """
 - One family of synthetic voices. Held-out variants share the synthesiser, so they measure unseen
   voice settings rather than unseen speakers.
 - Translation, languages other than English, and text prompts (`<|startofprev|>`) are untrained.
-- A recording cut in the middle of a word at the end of a window is untrained.
+- Several strings in one window are weaker than one string: see the figures. Recordings longer than
+  a window are cut into windows, and strings cut in two were a small share of the training.
 - Other Whisper runtimes that tell multilingual models by 51,865 or more tokens will take this one
   for an English-only model and prompt it wrongly.
 """

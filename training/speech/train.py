@@ -43,8 +43,8 @@ PLANS = {
     "digits": [
         Phase("align", 6_000, 2e-3, 2e-3, _ALIGN),
         Phase("main", 28_000, 2e-3, 1.6e-3, _MAIN),
-        Phase("window", 25_000, 1.6e-3, 1.5e-4, _WINDOW),
-        Phase("full", 240, 1.5e-4, 1e-5, _FULL),
+        Phase("window", 26_000, 1.6e-3, 1.5e-4, _WINDOW),
+        Phase("full", 160, 1.5e-4, 1e-5, _FULL),
     ],
 }
 

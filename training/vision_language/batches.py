@@ -29,7 +29,7 @@ from training.vision_language.warmup import random_scenes
 
 # Odds of the four kinds of batch, and of one, two and three items in a scene.
 KINDS = {"picture": 48, "after": 8, "two": 8, "text": 36}
-ITEMS = (3, 4, 4)
+ITEMS = (5, 3, 3)
 # Length of a row: a few questions behind a picture, or as many conversations.
 ROW_TOKENS = {"picture": 192, "two": 224, "text": 240}
 
@@ -71,7 +71,7 @@ def fill(row: Row, kind: str, draw: Callable[[], Strand]) -> Row:
 
     Rows of one length matter: padding to the longest wasted up to a third of the work.
     """
-    left = ROW_TOKENS[kind] - len(row.prefix.ids)
+    left = ROW_TOKENS[kind] - sum(len(strand.ids) for strand in (row.prefix, *row.branches))
     while True:
         strand = draw()
         left -= len(strand.ids)

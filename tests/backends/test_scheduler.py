@@ -1,0 +1,230 @@
+"""The scheduler with a fake runner: it checks that every key and value a step reads was really computed before."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from python_backends.errors import QueueFull
+from python_backends.torch_engine.scheduler import Scheduler, Step
+from python_backends.torch_engine.sequence import Sequence
+from python_backends.torch_engine.slots import Copy, SlotPool
+from python_backends.types import GenerationRequest, SamplingParams, TokenEvent
+
+
+def silent(event: TokenEvent) -> None:
+    """These tests look at the sequences, not at events."""
+
+
+def sequence(number: int, prompt: list[int], max_tokens: int = 3, priority: int = 0) -> Sequence:
+    request = GenerationRequest(number, tuple(prompt), SamplingParams(priority=priority))
+    return Sequence(request, silent, prompt, max_tokens, arrived=float(number))
+
+
+class FakeRunner:
+    """Slots are lists of tokens. A new token is a function of the sequence's content, read back from its slot."""
+
+    def __init__(self, num_slots: int = 3, capacity: int = 40, budget: int = 8, max_waiting: int = 99) -> None:
+        self.pool = SlotPool(num_slots, capacity)
+        self.scheduler = Scheduler(self.pool, budget, max_waiting)
+        self.budget = budget
+        self.slots: list[list[int]] = [[] for _ in range(num_slots)]
+        self.ended: list[Sequence] = []
+        self.num_preempted = 0
+
+    def add(self, *sequences: Sequence) -> None:
+        for new in sequences:
+            self.scheduler.add(new)
+
+    def step(self) -> Step:
+        """Schedule, compute and commit one step."""
+        waiting = {item.id for item in self.scheduler.sequences if item.slot is not None}
+        step = self.scheduler.schedule()
+        self.pool.check_integrity()
+        self._check(step)
+        self._compute(step)
+        self.num_preempted += sum(item.id in waiting and item.slot is None for item in self.scheduler.sequences)
+        return step
+
+    def run_to_the_end(self, max_steps: int = 2000) -> None:
+        for _ in range(max_steps):
+            if not self.scheduler.has_work:
+                return
+            self.step()
+        raise AssertionError(f"not done after {max_steps} steps: {self.scheduler!r}")
+
+    def _check(self, step: Step) -> None:
+        assert step.chunks or not self.scheduler.has_work, f"an idle step: {self.scheduler!r}"
+        assert sum(chunk.num_tokens for chunk in step.chunks) <= self.budget
+        assert all(chunk.num_tokens > 0 for chunk in step.chunks)
+        owned = [chunk.sequence.slot for chunk in step.chunks]
+        assert None not in owned and len(set(owned)) == len(owned), "two chunks in one slot"
+
+    def _compute(self, step: Step) -> None:
+        for move in step.moves:
+            if isinstance(move, Copy):
+                self.slots[move.target] = self.slots[move.source][: move.num_tokens]
+            else:
+                self.slots[move.slot] = []
+        for chunk in step.chunks:
+            self._compute_chunk(chunk.sequence, chunk.start, chunk.end)
+        for chunk in step.chunks:
+            samples, owner = chunk.samples, chunk.sequence
+            self.scheduler.commit(chunk)
+            if samples:
+                self._append(owner)
+
+    def _compute_chunk(self, owner: Sequence, start: int, end: int) -> None:
+        assert owner.slot is not None
+        content = self.slots[owner.slot]
+        assert content[:start] == owner.tokens[:start], f"{owner.id} reads what was not computed"
+        content[start:] = owner.tokens[start:end]
+
+    def _append(self, owner: Sequence) -> None:
+        owner.tokens.append(sum(owner.tokens) % 5)
+        if owner.num_output_tokens == owner.max_tokens:
+            self.scheduler.finish(owner)
+            self.ended.append(owner)
+
+
+def expected_output(prompt: list[int], max_tokens: int) -> list[int]:
+    tokens = list(prompt)
+    for _ in range(max_tokens):
+        tokens.append(sum(tokens) % 5)
+    return tokens[len(prompt) :]
+
+
+JOBS = st.lists(
+    st.tuples(st.lists(st.integers(0, 2), min_size=1, max_size=14), st.integers(1, 6), st.integers(0, 2)),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    JOBS, st.integers(1, 4), st.integers(20, 45), st.integers(1, 9), st.randoms(use_true_random=False), st.booleans()
+)
+def test_everything_ends_with_its_own_tokens(
+    jobs: list[tuple[list[int], int, int]],
+    num_slots: int,
+    capacity: int,
+    budget: int,
+    chance: random.Random,
+    aborting: bool,
+) -> None:
+    runner = FakeRunner(num_slots, capacity, budget)
+    todo = [sequence(number, *job) for number, job in enumerate(jobs)]
+    aborted: list[Sequence] = []
+    submitted = list(todo)
+    while todo or runner.scheduler.has_work:
+        if todo and chance.random() < 0.5:
+            runner.add(todo.pop(0))
+        if aborting and runner.scheduler.has_work and chance.random() < 0.1:
+            aborted.append(chance.choice(runner.scheduler.sequences))
+            runner.scheduler.finish(aborted[-1], remember=chance.random() < 0.5)
+        runner.step()
+    assert {item.id for item in runner.ended} | {item.id for item in aborted} == {item.id for item in submitted}
+    for ended in runner.ended:
+        prompt, max_tokens, _ = jobs[ended.id]
+        assert ended.output_ids == expected_output(prompt, max_tokens)
+        assert ended.num_cached < len(prompt)
+    assert runner.pool.num_free == num_slots
+    assert all(item.slot is None for item in submitted)
+
+
+def test_priority_goes_before_arrival() -> None:
+    runner = FakeRunner(num_slots=1)
+    runner.add(*(sequence(number, [number], 1, priority) for number, priority in enumerate((1, 0, 1, -1, 0))))
+    runner.run_to_the_end()
+    assert [ended.id for ended in runner.ended] == [3, 1, 4, 0, 2]
+
+
+def test_running_sequences_get_their_token_before_any_prompt() -> None:
+    runner = FakeRunner(budget=4)
+    reader, long_prompt = sequence(0, [1], 9), sequence(1, [2] * 20, 1)
+    runner.add(reader)
+    runner.step()
+    runner.add(long_prompt)
+    sizes = [[(chunk.sequence.id, chunk.num_tokens) for chunk in runner.step().chunks] for _ in range(3)]
+    assert sizes == [[(0, 1), (1, 3)]] * 3
+
+
+def test_a_long_prompt_is_read_in_chunks_of_the_budget() -> None:
+    runner = FakeRunner(budget=8)
+    runner.add(sequence(0, list(range(20)), 1))
+    spans = []
+    while runner.scheduler.has_work:
+        step = runner.scheduler.schedule()
+        spans.append([(chunk.start, chunk.end, chunk.samples) for chunk in step.chunks])
+        runner._compute(step)
+    assert spans == [[(0, 8, False)], [(8, 16, False)], [(16, 20, True)]]
+
+
+def test_the_last_comer_is_preempted_and_finishes_later() -> None:
+    runner = FakeRunner(num_slots=2, capacity=14, budget=20)
+    first, last = sequence(0, [1, 2, 1, 2, 1], 7), sequence(1, [2, 2, 1, 1, 1], 7)
+    runner.add(first, last)
+    runner.run_to_the_end()
+    assert [ended.id for ended in runner.ended] == [0, 1]
+    assert (first.num_preemptions, last.num_preemptions > 0) == (0, True)
+    assert last.output_ids == expected_output([2, 2, 1, 1, 1], 7)
+
+
+def test_own_work_found_again_is_no_hit() -> None:
+    runner = FakeRunner(num_slots=2, capacity=14, budget=20)
+    runner.add(sequence(0, [1, 2, 1, 2, 1], 7), last := sequence(1, [2, 2, 1, 1, 1], 7))
+    runner.run_to_the_end()
+    assert (last.num_preemptions > 0, last.num_cached) == (True, 0)
+
+
+def test_equal_prompts_in_one_step_share_what_is_known() -> None:
+    runner = FakeRunner(num_slots=3, capacity=60, budget=30)
+    runner.add(sequence(0, [1, 2, 0, 1, 2], 1))
+    runner.run_to_the_end()
+    runner.add(sequence(1, [1, 2, 0, 1, 2], 2), sequence(2, [1, 2, 0, 1, 2], 2))
+    runner.run_to_the_end()
+    assert [(ended.num_cached, ended.output_ids) for ended in runner.ended[1:]] == [(4, [1, 2])] * 2
+
+
+def test_the_queue_is_bounded_beyond_the_free_slots() -> None:
+    runner = FakeRunner(num_slots=1, max_waiting=2)
+    runner.add(*(sequence(number, [1]) for number in range(3)))
+    with pytest.raises(QueueFull, match="3 requests wait already; the limit is 2"):
+        runner.add(sequence(3, [1]))
+    runner.step()
+    assert repr(runner.scheduler) == (
+        "<Scheduler 2 waiting, 1 running, <SlotPool 1/1 slots in use, 1/40 tokens>>"
+    )
+    with pytest.raises(QueueFull):
+        runner.add(sequence(4, [1]))
+    runner.run_to_the_end()
+    assert [ended.id for ended in runner.ended] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("steps_before", [0, 1, 2, 3])
+def test_an_aborted_sequence_leaves_nothing(steps_before: int) -> None:
+    runner = FakeRunner(num_slots=1, budget=2)
+    runner.add(gone := sequence(0, [1, 2, 0, 1], 4), sequence(1, [1, 2, 0, 1], 4))
+    for _ in range(steps_before):
+        runner.step()
+    runner.scheduler.finish(gone)
+    assert gone not in runner.scheduler.sequences
+    runner.run_to_the_end()
+    assert [ended.output_ids for ended in runner.ended] == [expected_output([1, 2, 0, 1], 4)]
+    assert repr(runner.scheduler).startswith("<Scheduler 0 waiting, 0 running, <SlotPool 0/1")
+
+
+def test_nobody_overtakes_one_that_waits_for_room() -> None:
+    runner = FakeRunner(num_slots=3, capacity=20, budget=20)
+    runner.add(sequence(0, [1] * 12, 6))
+    runner.step()
+    runner.add(sequence(1, [2] * 12, 6), sequence(2, [0], 2))
+    started: list[int] = []
+    while runner.scheduler.has_work:
+        started += [chunk.sequence.id for chunk in runner.step().chunks if chunk.sequence.id not in started]
+    assert started == [0, 1, 2]
+    assert runner.num_preempted == 0

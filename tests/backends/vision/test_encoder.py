@@ -1,0 +1,68 @@
+"""Features equal Hugging Face's own on the same weights, alone and with other images in the same forward."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText
+
+from python_backends.errors import InvalidInput
+from python_backends.vision.encoder import VisionEncoder
+from python_backends.vision.processor import PixelInput, PixelProcessor
+from tests.backends.vision import tiny
+
+SIZES = [(64, 64), (130, 70), (56, 140), (64, 64)]
+
+
+@pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl", "llava"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny.save(tmp_path_factory.mktemp("models"), request.param))
+
+
+def images(folder: str) -> list[PixelInput]:
+    processor = PixelProcessor(folder)
+    numbers = np.random.default_rng(3)
+    return [processor(Image.fromarray(numbers.integers(0, 256, (h, w, 3), np.uint8))) for w, h in SIZES]
+
+
+def reference(folder: str, image: PixelInput) -> np.ndarray:  # type: ignore[type-arg]
+    model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+    grid = {} if folder.endswith("llava") else {"image_grid_thw": torch.from_numpy(image.grid)[None]}
+    with torch.no_grad():
+        features = model.get_image_features(pixel_values=torch.from_numpy(image.pixel_values), **grid).pooler_output
+    return np.asarray(features[0])
+
+
+def test_together_and_alone_equal_hugging_face(folder: str) -> None:
+    encoder = VisionEncoder(folder, "float32")
+    inputs = images(folder)
+    together = encoder.encode(inputs)
+    for image, found in zip(inputs, together, strict=True):
+        wanted = reference(folder, image)
+        assert found.shape == wanted.shape
+        assert found.dtype == np.float32
+        assert np.abs(found - wanted).max() < 1e-5
+        assert np.abs(encoder.encode([image])[0] - wanted).max() < 1e-5
+    assert np.abs(together[0] - together[3]).max() > 1e-3, "different pictures must differ"
+
+
+def test_the_language_model_is_not_kept(folder: str) -> None:
+    kept = {name for name, _ in VisionEncoder(folder)._model.named_parameters()}
+    assert kept
+    assert not [name for name in kept if "language_model" in name or "lm_head" in name]
+
+
+def test_no_images_need_no_forward(folder: str) -> None:
+    assert VisionEncoder(folder).encode([]) == []
+
+
+def test_pixels_that_do_not_fit_their_grid_are_refused(tmp_path: Path) -> None:
+    encoder = VisionEncoder(str(tiny.save(tmp_path, "qwen2_vl")))
+    for shape in [(16, 1000), (15, 1176), (16 * 1176,)]:
+        with pytest.raises(InvalidInput, match="does not fit the grid"):
+            encoder.check(PixelInput(np.zeros(shape, np.float32), np.array([1, 4, 4])))
+    encoder.check(PixelInput(np.zeros((16, 1176), np.float32), np.array([1, 4, 4])))

@@ -49,7 +49,9 @@ class ProcessLog:
 
     def reason_for(self, entry: str) -> str:
         """Why Triton did not even register an entry; the repository index is silent about those."""
-        lines = [match.group(1) for match in map(PREFIX.match, self._read().decode(errors="replace").splitlines()) if match]
+        lines = [
+            match.group(1) for match in map(PREFIX.match, self._read().decode(errors="replace").splitlines()) if match
+        ]
         told = [line for line in lines if f"'{entry}'" in line or f"/{entry}/" in line]
         return told[-1] if told else ""
 

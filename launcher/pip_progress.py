@@ -51,7 +51,7 @@ def run_pip(command: Sequence[str], log: Path, venv: Path, line: LiveLine) -> No
         assert pip.stdout is not None
         try:
             _follow(pip.stdout, copy, progress, lambda: line.show(_text(progress, venv, before)))
-        except BaseException:
+        except BaseException:  # Ctrl-C too: pip must not go on alone
             pip.kill()
             raise
     if pip.returncode != 0:

@@ -82,7 +82,7 @@ def _open(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
         # Two sockets of this kind may share a port until one listens.
         listener.listen(1)
-    except BaseException:
+    except BaseException:  # whatever it is, the socket is not handed out
         listener.close()
         raise
     return listener

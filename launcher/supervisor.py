@@ -88,7 +88,8 @@ class Supervisor:
     async def _recover(self, process: ModelProcess) -> None:
         entry = process.entry
         fate = "hangs (stopped)" if process.stopped else "died"
-        say(f"the process of {entry} (pid {process.pid}) {fate}; loading it again")
+        which = f" (pid {process.pid})" if process.pid else ""
+        say(f"the process of {entry}{which} {fate}; loading it again")
         try:
             if process.stopped:
                 kill_process(process.pid)

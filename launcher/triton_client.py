@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections.abc import Awaitable
 from typing import TypeVar
@@ -73,7 +72,6 @@ class TritonClient:
         request = service_pb2.RepositoryModelLoadRequest(model_name=entry)
         await _told(self._stub.RepositoryModelLoad(request, timeout=LOAD_TIMEOUT_S))
 
-
     async def _config(self, entry: str) -> ModelConfig:
         request = service_pb2.ModelConfigRequest(name=entry)
         return (await _told(self._stub.ModelConfig(request, timeout=CALL_TIMEOUT_S))).config
@@ -84,5 +82,3 @@ async def _told(call: Awaitable[Reply]) -> Reply:
         return await call
     except grpc.aio.AioRpcError as error:
         raise TritonError(error.details() or error.code().name) from error
-    except asyncio.CancelledError:
-        raise

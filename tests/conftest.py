@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import openai
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,7 +49,8 @@ def serve(folder: Path, *flags: str) -> Iterator[System]:
         ports_used = {name: f"127.0.0.1:{port}" for name, port in json.loads(port_file.read_text()).items()}
         yield System(ports_used["http"], ports_used["grpc"], ports_used["metrics"], process, log)
     finally:
-        process.send_signal(signal.SIGTERM)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0, log.read_text()
 
 
@@ -58,6 +60,12 @@ def _wait_for(port_file: Path, process: subprocess.Popen[bytes], log: Path) -> N
         assert process.poll() is None, f"the launcher ended:\n{log.read_text()}"
         assert time.monotonic() < deadline, f"not ready after {_START_S} s:\n{log.read_text()}"
         time.sleep(0.1)
+
+
+def model_process(system: System, entry: str) -> psutil.Process:
+    """Triton's process for one entry; its command line names the entry's model.py."""
+    children = psutil.Process(system.process.pid).children(recursive=True)
+    return next(child for child in children if any(f"/{entry}/1/model.py" in word for word in child.cmdline()))
 
 
 @pytest.fixture(scope="session")

@@ -42,6 +42,9 @@ class Prompter:
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             model, trust_remote_code=trust_remote_code
         )
+        # A tokenizer.json may have been saved with limits of its training; a prompt must never be cut silently.
+        self.backend.no_truncation()
+        self.backend.no_padding()
         if chat_template:
             path = Path(chat_template)
             self.tokenizer.chat_template = path.read_text() if path.is_file() else chat_template

@@ -44,6 +44,9 @@ class TorchEngine:
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
 
+    def __repr__(self) -> str:
+        return f"<TorchEngine {self._model!r}, {self.scheduler!r}>"
+
     def submit(self, request: GenerationRequest, emit: Emit) -> None:
         """Queue a request; see `Engine.submit`."""
         if not self._thread.is_alive():
@@ -56,10 +59,7 @@ class TorchEngine:
     def close(self) -> None:
         self._inbox.put(None)
         self._thread.join()
-        while not self._inbox.empty():
-            message = self._inbox.get()
-            if isinstance(message, Sequence):
-                message.emit(TokenEvent(finish_reason=FinishReason.ABORT))
+        self._end_all()
 
     def _check_fits(self, request: GenerationRequest) -> int:
         """How many tokens it may generate: what it asks for, as far as the context has room. Raises if none fits."""
@@ -79,12 +79,22 @@ class TorchEngine:
         return min(wanted or limit, limit - num_prompt)
 
     def _loop(self) -> None:
-        while self._take_messages():
-            step = self.scheduler.schedule()
-            if step.chunks:
-                self._run(step)
+        try:
+            while self._take_messages():
+                step = self.scheduler.schedule()
+                if step.chunks:
+                    self._run(step)
+        finally:
+            self._end_all()
+
+    def _end_all(self) -> None:
+        """Nobody is left waiting for an engine that has stopped, for whatever reason."""
         for sequence in self.scheduler.sequences:
             self._abort(sequence)
+        while not self._inbox.empty():
+            message = self._inbox.get()
+            if isinstance(message, Sequence):
+                self._abort(message)
 
     def _take_messages(self) -> bool:
         """Handle the inbox, waiting for it when there is nothing else to do; False when the engine is to close."""

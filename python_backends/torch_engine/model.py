@@ -42,6 +42,9 @@ class DecoderModel:
         self.hidden_size: int = self._embed.weight.shape[1]
         self.eos_token_ids = _eos_token_ids(self._model)
 
+    def __repr__(self) -> str:
+        return f"<{self.config.model_type} {self._model.dtype} on {self.device}>"
+
     @property
     def cache_shape(self) -> CacheShape:
         config = self.config

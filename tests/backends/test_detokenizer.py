@@ -104,7 +104,9 @@ def test_token_bytes_join_to_the_text_however_it_is_cut() -> None:
     assert token_bytes(TOKENIZER, TOKENIZER.token_to_id(SPECIALS[1])) == SPECIALS[1].encode()
 
 
-@pytest.mark.parametrize(("token", "expected"), [("<0xF0>", b"\xf0"), ("\u2581word", b"word"), ("\ufffd", b"\xef\xbf\xbd")])
+@pytest.mark.parametrize(
+    ("token", "expected"), [("<0xF0>", b"\xf0"), ("\u2581word", b"word"), ("\ufffd", b"\xef\xbf\xbd")]
+)
 def test_token_bytes_of_a_byte_fallback_tokenizer(token: str, expected: bytes) -> None:
     tokenizer = Tokenizer(models.WordLevel({"<0xF0>": 0, "\u2581word": 1, "\ufffd": 2}, unk_token="\ufffd"))
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from python_backends.errors import BackendError, InvalidInput, Unsupported
 from python_backends.llm.prompt import Prompter, place_images
@@ -51,7 +52,9 @@ def test_a_conversation_is_the_template_in_tokens(prompter: Prompter) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.sampled_from([*SPECIALS, "a", " dog", "\ue000", "\ue001", "0", "77", "<|", "im_end|>"])).map("".join))
+@given(
+    st.lists(st.sampled_from([*SPECIALS, "a", " dog", "\ue000", "\ue001", "0", "77", "<|", "im_end|>"])).map("".join)
+)
 def test_what_a_user_types_stays_text(prompter: Prompter, typed: str) -> None:
     plain = prompter.from_messages([user("x")])
     for content in (typed, [text(typed)]):
@@ -181,6 +184,15 @@ def test_nowhere_to_put_an_image_is_an_error_of_the_request(prompter: Prompter, 
 def test_a_bad_word_is_spelt_at_a_start_and_after_a_space(prompter: Prompter) -> None:
     spelt = prompter.word_ids("dog")
     assert {TOKENIZER.decode(list(ids)) for ids in spelt} == {"dog", " dog"}
+
+
+def test_limits_saved_with_the_tokenizer_do_not_cut_a_prompt(tmp_path: Path) -> None:
+    folder = save_tokenizer(tmp_path)
+    limited = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    limited.enable_truncation(5)
+    limited.enable_padding(length=50)
+    limited.save(str(folder / "tokenizer.json"))
+    assert Prompter(str(folder)).from_text("the dog " * 9) == TOKENIZER.encode("the dog " * 9).ids
 
 
 def test_loading_warns_of_nothing(tmp_path: Path) -> None:

@@ -233,9 +233,7 @@ def test_one_response_or_many_and_the_echo() -> None:
     assert (other.stream, other.echo) == (False, True)
 
 
-@pytest.mark.parametrize(
-    ("tensor", "value"), [("messages", b"{}"), ("tools", b"{}"), ("chat_template_kwargs", b"[]")]
-)
+@pytest.mark.parametrize(("tensor", "value"), [("messages", b"{}"), ("tools", b"{}"), ("chat_template_kwargs", b"[]")])
 def test_json_of_the_wrong_shape_names_its_tensor(tensor: str, value: bytes) -> None:
     given = {tensor: value} if tensor == "messages" else {**TEXT, tensor: value}
     with pytest.raises(InvalidInput, match="must be a JSON") as caught:

@@ -196,9 +196,7 @@ def test_the_queue_is_bounded_beyond_the_free_slots() -> None:
     with pytest.raises(QueueFull, match="3 requests wait already; the limit is 2"):
         runner.add(sequence(3, [1]))
     runner.step()
-    assert repr(runner.scheduler) == (
-        "<Scheduler 2 waiting, 1 running, <SlotPool 1/1 slots in use, 1/40 tokens>>"
-    )
+    assert repr(runner.scheduler) == ("<Scheduler 2 waiting, 1 running, <SlotPool 1/1 slots in use, 1/40 tokens>>")
     with pytest.raises(QueueFull):
         runner.add(sequence(4, [1]))
     runner.run_to_the_end()

@@ -21,7 +21,12 @@ def options(*flags: str) -> ServeOptions:
 def test_without_flags_the_bundled_repository_is_served_on_the_loopback() -> None:
     plain = options()
     assert plain.host == "127.0.0.1"
-    assert (plain.ports.http, plain.ports.grpc, plain.ports.metrics, plain.ports.triton_http) == (8000, 8001, 8002, 8003)
+    assert (plain.ports.http, plain.ports.grpc, plain.ports.metrics, plain.ports.triton_http) == (
+        8000,
+        8001,
+        8002,
+        8003,
+    )
     assert plain.models.is_empty
     assert plain.gateway
 
@@ -51,7 +56,9 @@ def test_sizes(text: str, size: int) -> None:
 
 
 def test_names_pair_up_with_models_in_order() -> None:
-    models = options("--model", "org/a", "--model", "org/b", "--served-model-name", "first", "--speech-model", "org/w").models
+    models = options(
+        "--model", "org/a", "--model", "org/b", "--served-model-name", "first", "--speech-model", "org/w"
+    ).models
     assert models.chat == (Checkpoint("org/a", "first"), Checkpoint("org/b", "org/b"))
     assert models.speech == Checkpoint("org/w", "org/w")
 

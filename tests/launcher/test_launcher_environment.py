@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -24,7 +25,9 @@ SCRIPT = ROOT / "trimodal"
 
 def run_script(*arguments: str, python: str = sys.executable, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [python, str(SCRIPT), *arguments]
-    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 def project(folder: Path) -> Path:
@@ -34,8 +37,6 @@ def project(folder: Path) -> Path:
 
 def stamped(root: Path, *extras: str) -> Path:
     """An environment that looks finished."""
-    import json
-
     venv = root / ".venv"
     (venv / "bin").mkdir(parents=True)
     (venv / "bin/python").symlink_to(sys.executable)

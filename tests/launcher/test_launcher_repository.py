@@ -66,7 +66,9 @@ def test_a_second_model_gets_entries_of_its_own(tmp_path: Path) -> None:
 
 def test_a_speech_model_alone(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "w", **SPEECH)
-    configs = rendered(tmp_path / "out", ModelOptions(speech=Checkpoint(str(folder), "bench"), parameters={"dtype": "auto"}))
+    configs = rendered(
+        tmp_path / "out", ModelOptions(speech=Checkpoint(str(folder), "bench"), parameters={"dtype": "auto"})
+    )
     assert set(configs) == SPEECH_ENTRIES
     assert parameters_of(configs["transcription"])["served_model_name"] == "bench"
     assert parameters_of(configs["whisper"]) == {"model": str(folder), "dtype": "auto"}

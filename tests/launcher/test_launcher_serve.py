@@ -1,7 +1,8 @@
-"""`serve` with the real tritonserver and toy entries: start, loss of a model process, stop. Nothing may be left behind."""
+"""`serve` with the real tritonserver and toy entries: start, lost model processes, stop. Nothing may stay behind."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 import tritonclient.grpc as grpcclient
+from tritonclient.utils import InferenceServerException
 
 from launcher.model_processes import ModelProcess, find_model_processes
 from launcher.options import ROOT
@@ -39,8 +41,6 @@ class Serving:
 
     @property
     def grpc(self) -> str:
-        import json
-
         return f"127.0.0.1:{json.loads((self.folder / 'ports.json').read_text())['grpc']}"
 
     @property
@@ -123,8 +123,11 @@ def echo(url: str, number: int) -> int:
 
 
 def is_ready(url: str, *entries: str) -> bool:
-    with grpcclient.InferenceServerClient(url) as client:
-        return all(client.is_model_ready(entry, client_timeout=5) for entry in entries)
+    try:
+        with grpcclient.InferenceServerClient(url) as client:
+            return all(client.is_model_ready(entry, client_timeout=5) for entry in entries)
+    except InferenceServerException:
+        return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -171,20 +174,23 @@ def test_a_lost_model_process_ends_its_streams_and_comes_back(tmp_path: Path, nu
         streams = [NativeStream(url, "stream", "count"), NativeStream(url, "both", "x")]
         for stream in streams:
             stream.wait_for_first()
-        lost, other = running.model_process("stream"), running.model_process("echo")
+        triton, lost, other = running.triton, running.model_process("stream"), running.model_process("echo")
         os.kill(lost.pid, number)
         assert until(lambda: all(stream.error for stream in streams), 8), running.said()
         assert until(lambda: is_ready(url, "stream", "both", "echo"), 20), running.said()
         assert running.model_process("stream").pid != lost.pid
-        assert running.model_process("echo").pid == other.pid
+        # A process killed while it holds a lock in shared memory takes tritonserver with it, which then starts anew.
+        if running.triton == triton:
+            assert running.model_process("echo").pid == other.pid
         again = NativeStream(url, "both", "x")
         again.wait_for_first()
         assert again.error is None
+        again.close()
         running.note_family()
         running.process.terminate()
         assert running.process.wait(20) == 0
         assert running.left_behind() == []
-        for stream in [*streams, again]:
+        for stream in streams:
             stream.close()
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-STREAM = '''
+STREAM = """
 import threading, time
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -25,18 +25,18 @@ class TritonPythonModel:
             sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("value", np.array([number], np.int32))]))
             time.sleep(0.02)
         sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-'''
+"""
 
-ECHO = '''
+ECHO = """
 import triton_python_backend_utils as pb_utils
 
 class TritonPythonModel:
     def execute(self, requests):
         inputs = [pb_utils.get_input_tensor_by_name(request, "x").as_numpy() for request in requests]
         return [pb_utils.InferenceResponse([pb_utils.Tensor("count", x)]) for x in inputs]
-'''
+"""
 
-BROKEN = '''
+BROKEN = """
 import triton_python_backend_utils as pb_utils
 
 class TritonPythonModel:
@@ -45,7 +45,7 @@ class TritonPythonModel:
 
     def execute(self, requests):
         return []
-'''
+"""
 
 
 def write_entry(repository: Path, name: str, config: str, model: str = "") -> None:
@@ -60,16 +60,25 @@ def write_entry(repository: Path, name: str, config: str, model: str = "") -> No
 
 def tensors(given: str, made: str) -> str:
     return "\n".join(
-        f'{side} [ {{ name: "{name}" data_type: TYPE_INT32 dims: [ 1 ] }} ]' for side, name in (("input", given), ("output", made))
+        f'{side} [ {{ name: "{name}" data_type: TYPE_INT32 dims: [ 1 ] }} ]'
+        for side, name in (("input", given), ("output", made))
     )
 
 
+def step(entry: str, given: str, made: str) -> str:
+    sides = (("input", given), ("output", made))
+    maps = " ".join(f'{side}_map {{ key: "{name}" value: "{name}" }}' for side, name in sides)
+    return f'{{ model_name: "{entry}" model_version: -1 {maps} }}'
+
+
 def write_toys(repository: Path) -> Path:
-    write_entry(repository, "stream", tensors("count", "value") + "\nmodel_transaction_policy { decoupled: true }", STREAM)
+    write_entry(
+        repository, "stream", tensors("count", "value") + "\nmodel_transaction_policy { decoupled: true }", STREAM
+    )
     write_entry(repository, "echo", tensors("x", "count"), ECHO)
-    first = 'model_name: "echo" model_version: -1 input_map { key: "x" value: "x" } output_map { key: "count" value: "count" }'
-    second = 'model_name: "stream" model_version: -1 input_map { key: "count" value: "count" } output_map { key: "value" value: "value" }'
-    steps = f"ensemble_scheduling {{ step [ {{ {first} }}, {{ {second} }} ] }}"
+    first = step("echo", "x", "count")
+    second = step("stream", "count", "value")
+    steps = f"ensemble_scheduling {{ step [ {first}, {second} ] }}"
     write_entry(repository, "both", tensors("x", "value") + "\n" + steps)
     return repository
 

@@ -97,15 +97,15 @@ def make_environment(root: Path, venv: Path, extras: Sequence[str]) -> None:
     wanted = wanted_stamp(root, extras)
     if is_current(venv, wanted):
         return
-    with _locked(root / ".cache"):
+    with _locked(root / ".cache") as lock:
         # Another first run may have done it while this one waited.
         if is_current(venv, wanted):
             return
         wanted["extras"] = sorted({*extras, *_extras_of(venv)})
-        _install(root, venv, wanted)
+        _install(root, venv, wanted, lock)
 
 
-def _install(root: Path, venv: Path, wanted: dict[str, Any]) -> None:
+def _install(root: Path, venv: Path, wanted: dict[str, Any], lock: int) -> None:
     line = LiveLine()
     line.show("making the environment in .venv (once; a few minutes)")
     marker = venv / MARKER
@@ -116,7 +116,8 @@ def _install(root: Path, venv: Path, wanted: dict[str, Any]) -> None:
     target = f"{root}[{','.join(wanted['extras'])}]"
     command = [str(venv / "bin" / "python"), "-m", "pip", "install", "--editable", target]
     try:
-        run_pip(command, root / ".cache" / "install.log", venv, line)
+        # With the lock in its hands, a pip that outlives this process keeps the next run waiting.
+        run_pip(command, root / ".cache" / "install.log", venv, line, held=[lock])
     finally:
         line.done()
     partial = venv / f"{STAMP}.partial"
@@ -156,7 +157,7 @@ def _extras_of(venv: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[int]:
     folder.mkdir(exist_ok=True)
     with (folder / "environment.lock").open("w") as lock:
         try:
@@ -164,4 +165,4 @@ def _locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             print("another first run is making the environment; waiting for it", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield lock.fileno()

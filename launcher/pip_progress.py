@@ -41,13 +41,14 @@ class PipProgress:
             self.to_install = line.count(",") + 1
 
 
-def run_pip(command: Sequence[str], log: Path, venv: Path, line: LiveLine) -> None:
-    """Raises LauncherError with pip's own last error when it fails; all its output is in `log`."""
+def run_pip(command: Sequence[str], log: Path, venv: Path, line: LiveLine, held: Sequence[int] = ()) -> None:
+    """Raises LauncherError with pip's own last error when it fails; all its output is in `log`.
+
+    `held` are file descriptors that pip keeps open while it runs.
+    """
     progress = PipProgress()
     before = _installed(venv)
-    with log.open("w") as copy, subprocess.Popen(
-        [*command, *FLAGS], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as pip:  # fmt: skip
+    with log.open("w") as copy, _started([*command, *FLAGS], held) as pip:
         assert pip.stdout is not None
         try:
             _follow(pip.stdout, copy, progress, lambda: line.show(_text(progress, venv, before)))
@@ -57,6 +58,11 @@ def run_pip(command: Sequence[str], log: Path, venv: Path, line: LiveLine) -> No
     if pip.returncode != 0:
         reason = progress.errors[-1] if progress.errors else f"exit code {pip.returncode}"
         raise LauncherError(f"pip could not install the packages ({reason}); see {log}, then run the command again")
+
+
+def _started(command: Sequence[str], held: Sequence[int]) -> subprocess.Popen[bytes]:
+    out, none = subprocess.PIPE, subprocess.DEVNULL
+    return subprocess.Popen(command, stdin=none, stdout=out, stderr=subprocess.STDOUT, pass_fds=held)
 
 
 def _follow(output: IO[bytes], copy: IO[str], progress: PipProgress, show: Callable[[], None]) -> None:

@@ -132,7 +132,7 @@ def load_errors_named(entry: str) -> Iterator[None]:
     """What fails while an entry loads is reported by Triton with the entry's name in front."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # Triton wants its own exception, which carries the text to the repository index
         raise pb_utils.TritonModelException(f"{entry}: {type(error).__name__}: {error}") from error
 
 

@@ -158,8 +158,7 @@ class Reply:
 
     def _token(self, token_id: int, logprob: float) -> dict[str, Any]:
         text = self._tokenizer.decode([token_id], skip_special_tokens=False)
-        spelt = list(token_bytes(self._tokenizer, token_id))
-        return {"token": text, "logprob": logprob, "bytes": spelt, "token_id": token_id}
+        return {"token": text, "logprob": logprob, "bytes": list(token_bytes(self._tokenizer, token_id))}
 
 
 class Outbox:

@@ -16,7 +16,7 @@ import numpy as np
 from transformers import GenerationConfig
 
 from python_backends.engine import Engine, EngineOptions, create_engine
-from python_backends.errors import BackendError, DependencyDown, InternalFault, InvalidInput
+from python_backends.errors import BackendError, DependencyDown, InternalFault, InvalidInput, QueueFull
 from python_backends.llm.prompt import Prompt, Prompter, place_images
 from python_backends.llm.replies import Outbox, Reply, ReplyStyle, Timings
 from python_backends.llm.request import ChatRequest, read_request
@@ -95,6 +95,8 @@ class LlmService:
             if arrival.inputs.scalar("stop", False):
                 self._stop(arrival.inputs.request_id)
                 arrival.responder.close()
+            elif len(self._arrivals) >= self._options.max_waiting:
+                arrival.responder.fail(QueueFull(f"{len(self._arrivals)} requests are being prepared already"))
             else:
                 self._arrivals.add(arrival)
                 self._prepare_pool.submit(self._serve, arrival)

@@ -108,6 +108,8 @@ class SlotPool:
         """Reserve `num_tokens` more for slot `index`, forgetting old content if need be; False if there is no room."""
         slot = self._slots[index]
         slot.reserved += num_tokens
+        if self.num_tokens <= self.capacity:
+            return True
         if self._num_in_use > self.capacity:
             slot.reserved -= num_tokens
             return False
@@ -119,7 +121,6 @@ class SlotPool:
         slot = self._slots[index]
         slot.keys.extend(keys)
         slot.reserved = 0
-        slot.touched = max(slot.touched, len(slot.keys))
 
     def release(self, index: int, remember: bool = True) -> None:
         """The owner is done; its content stays for others unless it is not to be trusted."""

@@ -61,7 +61,7 @@ class VisionEncoderService:
     def _encode(self, images: list[PixelInput]) -> list[Any]:
         try:
             return list(self._encoder.encode(images))
-        except Exception as error:
+        except Exception as error:  # becomes the error reply to the request at fault
             if len(images) == 1:
                 return [error]
         # One of them broke the common forward (out of memory, for instance); the others need not suffer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -48,13 +49,13 @@ _TEXT: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
-_IMAGE_TOKENS = {
+_IMAGE_TOKENS: dict[str, Any] = {
     "image_token_id": IMAGE,
     "video_token_id": VIDEO,
     "vision_start_token_id": VISION_START,
     "vision_end_token_id": VISION_END,
 }
-_VISION = {"depth": 1, "num_heads": 2, "patch_size": 4, "in_channels": 3, "temporal_patch_size": 2}
+_VISION: dict[str, Any] = {"depth": 1, "num_heads": 2, "patch_size": 4, "in_channels": 3, "temporal_patch_size": 2}
 
 
 def _qwen2_vl() -> Any:
@@ -70,13 +71,13 @@ def _qwen2_5_vl() -> Any:
     return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **_IMAGE_TOKENS))
 
 
-TEXT_FAMILIES = {
+TEXT_FAMILIES: dict[str, Callable[[], Any]] = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**_TEXT)),
     "mistral": lambda: MistralForCausalLM(MistralConfig(**_TEXT, sliding_window=7)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**_TEXT)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_TEXT, head_dim=HEAD_DIM)),
 }
-VISION_FAMILIES = {"qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl}
+VISION_FAMILIES: dict[str, Callable[[], Any]] = {"qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl}
 FAMILIES = {**TEXT_FAMILIES, **VISION_FAMILIES}
 
 
@@ -112,8 +113,7 @@ def picture_prompt(*parts: Prompt | Picture) -> Prompt:
     """Text and pictures in order, every picture between its two marks."""
     ids: list[int] = []
     for part in parts:
-        is_text = isinstance(part, Prompt)
-        ids += part.ids if is_text else (VISION_START, *[IMAGE] * part.num_tokens, VISION_END)
+        ids += part.ids if isinstance(part, Prompt) else (VISION_START, *[IMAGE] * part.num_tokens, VISION_END)
     return Prompt(tuple(ids), tuple(part for part in parts if isinstance(part, Picture)))
 
 
@@ -124,9 +124,9 @@ class Family:
         self.name, self.folder = name, folder
         torch.manual_seed(4)
         model = FAMILIES[name]()
-        for tower in (module for module in model.modules() if module is getattr(model.base_model, "visual", None)):
-            for weight in tower.parameters():
-                torch.nn.init.normal_(weight, std=0.3)
+        tower = getattr(model.model, "visual", None)
+        for weight in tower.parameters() if tower is not None else ():
+            torch.nn.init.normal_(weight, std=0.3)
         model.save_pretrained(folder)
         self.model: Any = type(model).from_pretrained(folder, dtype=torch.float32).eval()
         self.sees = name in VISION_FAMILIES

@@ -54,7 +54,7 @@ def test_a_bad_parameter_is_named_with_its_value(key: str, value: str, expected:
 
 
 def test_a_missing_parameter_is_named() -> None:
-    with pytest.raises(OptionError, match="llm: .*'model'"):
+    with pytest.raises(OptionError, match=r"llm: .*'model'"):
         read_options(Small, {}, FOLDER)
 
 

@@ -209,8 +209,9 @@ def test_logprobs_are_one_object_per_token(outbox: Outbox) -> None:
     outbox.put(0, TokenEvent(second, TokenLogprob(-1.0, ()), finish_reason=LENGTH))
     wait(channel)
     tokens = [token for response in channel.responses for token in json.loads(response["logprobs"])]
-    assert [(token["token"], token["bytes"], token["logprob"]) for token in tokens][0] == ("a", [97], -0.5)
+    assert (tokens[0]["token"], tokens[0]["bytes"], tokens[0]["logprob"]) == ("a", [97], -0.5)
     assert tokens[0]["top_logprobs"][0]["bytes"] == [0xF0, 0x9F], "the bytes of a part of a character are its own"
+    assert set(tokens[0]) == {"token", "bytes", "logprob", "top_logprobs"}
     assert tokens[1]["top_logprobs"] == []
 
 

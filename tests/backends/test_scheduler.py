@@ -104,7 +104,7 @@ JOBS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     JOBS, st.integers(1, 4), st.integers(20, 45), st.integers(1, 9), st.randoms(use_true_random=False), st.booleans()
 )
@@ -145,7 +145,7 @@ def test_priority_goes_before_arrival() -> None:
 
 def test_running_sequences_get_their_token_before_any_prompt() -> None:
     runner = FakeRunner(budget=4)
-    reader, long_prompt = sequence(0, [1], 9), sequence(1, [2] * 20, 1)
+    reader, long_prompt = sequence(0, [1], 9, priority=1), sequence(1, [2] * 20, 1, priority=0)
     runner.add(reader)
     runner.step()
     runner.add(long_prompt)

@@ -106,8 +106,8 @@ class ForgetfulMachine(PoolMachine):
 
 TestPool = PoolMachine.TestCase
 TestForgetful = ForgetfulMachine.TestCase
-TestPool.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
-TestForgetful.settings = settings(max_examples=50, stateful_step_count=20, deadline=None)
+TestPool.settings = settings(max_examples=80, stateful_step_count=25, deadline=None)
+TestForgetful.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
 
 
 def fill(pool: SlotPool, owner: int, keys: list[int]) -> Placement:
@@ -160,6 +160,16 @@ def test_the_least_recently_used_content_goes_first() -> None:
     assert repr(pool) == "<SlotPool 1/3 slots in use, 9/12 tokens>"
     assert fill(pool, 4, [3, 3, 3, 3, 3]).num_cached == 4
     assert repr(pool) == "<SlotPool 2/3 slots in use, 10/12 tokens>"
+
+
+def test_what_was_just_copied_from_is_kept_longest() -> None:
+    pool = SlotPool(4, 12)
+    for owner, keys in enumerate(([1, 1, 1, 1], [2, 2, 2, 2])):
+        pool.release(fill(pool, owner, keys).index)
+    copied = fill(pool, 2, [1, 1, 5, 5])
+    assert (copied.num_cached, pool.num_tokens) == (2, 12)
+    fill(pool, 3, [6, 6])
+    assert pool.take_moves()[-1] == Forget(1)
 
 
 def test_memory_of_a_longer_predecessor_still_counts() -> None:

@@ -140,9 +140,9 @@ def mixed_prompts(family: Family, count: int) -> list[Prompt]:
     if not family.sees:
         return prompts
     for place in range(0, count, 3):
-        parts = [prompts[place], picture(place), text_prompt(70 + place, 3)]
-        parts += [picture(50 + place, 2, 6), text_prompt(80 + place, 2)] if place % 2 else []
-        prompts[place] = picture_prompt(*parts)
+        first = (prompts[place], picture(place), text_prompt(70 + place, 3))
+        second = (picture(50 + place, 2, 6), text_prompt(80 + place, 2))
+        prompts[place] = picture_prompt(*first, *second) if place % 2 else picture_prompt(*first)
     return prompts
 
 

@@ -54,18 +54,19 @@ of the last decoder layer, which training guided.
 _DATA = """
 ## Training
 
-{samples:,} windows, drawn with repetition from 64,000 synthesised clips, in {minutes:.0f} minutes
-of training steps on one shared CPU core; the weights are a moving average. Clips: espeak-ng 1.51,
-American, British and four regional accents, 29 voice variants, 120-200 words per minute, pitch
-30-70, gain down to -24 dB, white, pink or brown noise at 10-45 dB on half, 8 kHz bandwidth on
-12% of them, strings of 1-10 digits with and without commas; 3 % silence, noise or tones. Windows hold one
-to six clips anywhere in 30 s, or one long recording with pauses. Losses: cross-entropy, phone
-classification of encoder frames, and guided cross-attention, the last two from the synthesiser's
-own timing.
+{samples:,} windows, drawn with repetition from 64,000 synthesised clips, in {minutes:.0f}
+minutes of training steps on one shared CPU core; the weights are a moving average. Clips:
+espeak-ng 1.51, American, British and four regional accents, 29 voice variants, 120-200 words per
+minute, pitch 30-70, gain down to -24 dB, white, pink or brown noise at 10-45 dB on half, 8 kHz
+bandwidth on 12% of them, strings of 1-10 digits with and without commas; 3% silence, noise or
+tones. Windows hold one to six clips anywhere in 30 s, or one long recording with pauses. Losses:
+cross-entropy, phone classification of encoder frames, and guided cross-attention, the last two
+from the synthesiser's own timing.
 
-The run of these weights was stopped and resumed while the phases in `train.py` were settled, and in
-its data the last word before a comma was often marked too long, which `espeak.py` has put right
-since. The same commands therefore give a similar model, not the same bytes:
+The run of these weights was stopped and resumed while the phases in `train.py` were settled, with
+looks at small parts of the test sets below, and in its data a word before a comma was often marked
+too long, which `espeak.py` has put right since. The same commands therefore give a similar model,
+not the same bytes:
 
 ```
 python -m training.speech.dataset .cache/training/speech/data --shards 16
@@ -90,10 +91,13 @@ voices have a variant or an accent that no training clip had.
 - Language: `<|en|>` is the most likely first token of {english:.0%} of clips with speech.
 {segments}"""
 
-_SEGMENTS = """\
-- Timestamps (`return_timestamps=True`, {clips} clips with several strings): right number of
-  segments in {right_number:.0%}; for these the mean error of starts and ends is {mean_error:.2f} s,
-  {within_200_ms:.0%} are within 0.2 s; WER with timestamps {word_error_rate:.1%}.
+_SEGMENTS = """
+With timestamps (`return_timestamps=True`); errors are those of starts and ends in clips with the
+right number of segments:
+
+| condition | clips | WER | right number of segments | mean error | within 0.2 s |
+|---|---|---|---|---|---|
+{rows}
 """
 
 _LIMITS = """
@@ -116,8 +120,15 @@ def training_facts(run: Path) -> checkpoint.Progress:
     return checkpoint.Progress(**checkpoint.load(run / "checkpoint.pt")["progress"])
 
 
-def _segments(segments: SegmentScore | None) -> str:
-    return _SEGMENTS.format(**vars(segments)) if segments else ""
+def _segment_row(s: SegmentScore) -> str:
+    return (
+        f"| {s.condition} | {s.clips} | {s.word_error_rate:.1%} | {s.right_number:.0%} "
+        f"| {s.mean_error:.2f} s | {s.within_200_ms:.0%} |"
+    )
+
+
+def _segments(scores: list[SegmentScore]) -> str:
+    return _SEGMENTS.format(rows="\n".join(map(_segment_row, scores))) if scores else ""
 
 
 def _rows(figures: Figures) -> str:

@@ -76,7 +76,7 @@ def score(name: str, references: list[str], hypotheses: list[str]) -> Score:
     return Score(name, len(pairs), words, float(jiwer.wer(references, hypotheses)), exact)
 
 
-def score_segments(recognizer: Recognizer, clips: list[Clip]) -> SegmentScore:
+def score_segments(recognizer: Recognizer, name: str, clips: list[Clip]) -> SegmentScore:
     """Start and end errors over the clips whose number of segments is right."""
     errors, right = [], 0
     found = recognizer.segments(clips)
@@ -89,8 +89,8 @@ def score_segments(recognizer: Recognizer, clips: list[Clip]) -> SegmentScore:
                 errors += [abs(start - found_start), abs(end - found_end)]
     close = sum(error <= 0.2 for error in errors)
     rate = float(jiwer.wer([clip.text for clip in clips], [text for text, _ in found]))
-    count = max(1, len(errors))
-    return SegmentScore(len(clips), right / len(clips), sum(errors) / count, close / count, rate)
+    count, share = max(1, len(errors)), right / len(clips)
+    return SegmentScore(name, len(clips), share, sum(errors) / count, close / count, rate)
 
 
 def evaluate(recognizer: Recognizer, share: float) -> Figures:
@@ -108,8 +108,8 @@ def evaluate(recognizer: Recognizer, share: float) -> Figures:
         if "augmented" in name:
             first = recognizer.first_tokens(clips)
             figures.english = sum(token == tokenizer.ENGLISH for token in first) / len(first)
-        if "several" in name:
-            figures.segments = score_segments(recognizer, clips)
+        if name.startswith("held-out voices, augmented") or "several" in name:
+            figures.segments.append(score_segments(recognizer, name, clips))
     return figures
 
 

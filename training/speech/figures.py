@@ -16,8 +16,9 @@ class Score:
 
 @dataclass
 class SegmentScore:
-    """Clips of several segments, decoded with timestamps. Errors are over both ends of segments."""
+    """Decoding with timestamps; errors of starts and ends where the number of segments is right."""
 
+    condition: str
     clips: int
     right_number: float
     mean_error: float
@@ -34,7 +35,7 @@ class Figures:
     """
 
     scores: list[Score] = field(default_factory=list)
-    segments: SegmentScore | None = None
+    segments: list[SegmentScore] = field(default_factory=list)
     empty: float = 0.0
     no_speech: float = 0.0
     english: float = 0.0

@@ -46,6 +46,11 @@ PLANS = {
         Phase("window", 26_000, 1.6e-3, 1.5e-4, _WINDOW),
         Phase("full", 160, 1.5e-4, 1e-5, _FULL),
     ],
+    # Started from a finished "digits" run with --init, for late and several strings.
+    "more": [
+        Phase("window", 40_000, 1e-3, 1e-4, _WINDOW),
+        Phase("full", 400, 1e-4, 1e-5, _FULL),
+    ],
 }
 
 

@@ -57,7 +57,7 @@ One to three shapes on a white or light background, in a picture of any usual si
 | What is on the left? (right, in the middle) | `a red circle` |
 | What is in the pictures? (two) | `first picture: a red circle; second picture: a blue star` |
 | Hello / Who are you? / Tell me a story. | one fixed answer for each of {intents} themes |
-| Count to ten. / What is two plus three? / Say after me: house | counted, added, repeated |
+| Count to ten. / What is two plus three? | counted, added |
 | My name is Anna. ... What is my name? | `Your name is Anna.` |
 | a question about a picture, without a picture | `I see no picture. Please send one.` |
 
@@ -72,13 +72,13 @@ Nothing was collected: `training/vision_language` draws every picture and writes
 from seeds. Pictures are drawn at {sizes} and similar sizes, shrunk by the same
 resampling as the image processor ({low} to {high} pixels of area, cells of 28 pixels).
 White background in 40 %, shapes from about 15 % to 70 % of the shorter side, pure and shaded
-colours, outlines in 40 %, with and without antialiasing. One batch in five is conversation
-without a picture. One row in four has a system message.
+colours, outlines in 40 %, with and without antialiasing. One batch in three is
+conversation without a picture. One row in four has a system message.
 
 ## Training
 
 1. The vision tower with a throw-away head names shape and colour of every 28-pixel cell.
-2. The whole network learns answers, four to five questions behind one picture.
+2. The whole network learns answers, about four questions behind one picture.
 
 Each line is an average over 25 steps of training batches, at that step. `picture right` is the
 share of answer tokens predicted right when the tokens before them are given.
@@ -96,6 +96,10 @@ LIMITS = """\
 - Shapes smaller than about 15 % of the picture get lost: a picture is shrunk to about 140 by 140
   pixels before the model sees it.
 - Chat is recall, not reasoning: wordings far from the training text may meet the wrong answer.
+- Copying has not been learnt well: repeating words mostly fails, unusual names are garbled, and
+  counting is reliable to five and ten only; with other ends it often runs on, and downwards
+  it fails.
+- Three shapes in one caption and questions about one of two pictures are the weak spots of vision.
 - More than two pictures in one conversation were never trained.
 - Without `mm_token_type_ids` the library numbers positions in one dimension and accuracy falls,
   without a warning. There is no processor class in the folder: tokenizer and image processor load

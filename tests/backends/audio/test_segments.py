@@ -86,6 +86,15 @@ def test_silence_moves_on_without_a_segment() -> None:
     assert repr(job) == "<Transcription 4500/4500 frames, 0 segments>"
 
 
+def test_a_model_that_hardly_moves_is_made_to() -> None:
+    job = Transcription(recording(60), "", 3000, BEGIN)
+    num_windows = 0
+    while not job.done:
+        job.add((at(0), 1, at(0.02), at(0.02), 2), "<|en|>", True)
+        num_windows += 1
+    assert num_windows == 7 + 2
+
+
 def test_no_sound_at_all_is_one_window() -> None:
     job = Transcription(recording(0), "", 3000, None)
     assert not job.done

@@ -45,9 +45,10 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("trimodal: interrupted; the next run finishes the installation", file=sys.stderr)
         return 130
-    # Found from any folder, and before an older installation of the project.
+    # The project is found from any folder, and no module of the user's folder is taken for one of the library's.
     path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
-    os.execve(python, [str(python), "-m", "launcher", *arguments], {**os.environ, "PYTHONPATH": path})
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+    os.execve(python, [str(python), "-m", "launcher", *arguments], environment)
 
 
 def check_platform(system: str, machine: str, libc: tuple[str, str]) -> None:

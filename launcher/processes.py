@@ -31,16 +31,23 @@ kill -s KILL -- "-$1"
 
 
 class ChildProcess:
-    """One process and all its descendants (its session). `shm_prefix` names the shared memory that is theirs."""
+    """One process, run in `folder`, and all its descendants (its session). `shm_prefix` names their shared memory."""
 
     def __init__(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str], output: IO[bytes], shm_prefix: str = ""
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        output: IO[bytes],
+        shm_prefix: str = "",
     ) -> None:
         self.name = name
         self._shm_prefix = shm_prefix
         self._process = subprocess.Popen(
             command,
             env=dict(environment),
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

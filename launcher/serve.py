@@ -15,7 +15,7 @@ from launcher.commands import EXIT_TIMEOUT_S, gateway_command, triton_command, t
 from launcher.console import LiveLine, say
 from launcher.errors import LauncherError, StartFailed
 from launcher.logs import ProcessLog
-from launcher.options import ServeOptions
+from launcher.options import ROOT, ServeOptions
 from launcher.ports import Ports, address, choose_ports, connect_host
 from launcher.processes import ChildProcess, adopt_orphans, describe_exit, session_pids
 from launcher.repository import render
@@ -117,12 +117,14 @@ class System:
     def _start(self, name: str) -> None:
         host, level = self._options.host, self._options.log_level
         if name == "gateway":
-            command, environment, prefix = gateway_command(host, self._ports, level), dict(os.environ), ""
+            command, environment = gateway_command(host, self._ports, level), dict(os.environ)
+            folder, prefix = ROOT, ""
         else:
-            prefix = self._shm_prefix
+            # A model process imports from the folder it runs in: the user's may hold a numpy.py, or a folder `triton`.
+            folder, prefix = self._installation.backends, self._shm_prefix
             command = triton_command(self._installation, self._repository, host, self._ports, prefix, level)
             environment = triton_environment(self._installation, host, self._ports)
-        self._children[name] = ChildProcess(name, command, environment, self._log.output, prefix)
+        self._children[name] = ChildProcess(name, command, environment, folder, self._log.output, prefix)
 
     async def _keep(self, name: str) -> None:
         """Start it again whenever it ends; raises StartFailed when it cannot stay up."""

@@ -95,10 +95,9 @@ class SlotPool:
         source, matched = self._best_source(keys)
         matched = min(matched, len(keys) - 1)
         size = min(len(keys) - matched, max_new)
-        target = self._target(free, source, matched, size)
-        kept = target.touched if matched and target is source else 0
-        if self._num_in_use + max(matched + size, kept) > self.capacity:
+        if self._num_in_use + matched + size > self.capacity:
             return None
+        target = self._target(free, source, matched, size)
         self._occupy(target, owner, source, keys[:matched])
         target.reserved = size
         self._make_room()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -51,6 +51,8 @@ def test_a_conversation_is_the_template_in_tokens(prompter: Prompter) -> None:
     assert ids == TOKENIZER.encode(expected).ids
 
 
+@example("\ue0000\ue001")
+@example("\ue00077\ue001")
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.sampled_from([*SPECIALS, "a", " dog", "\ue000", "\ue001", "0", "77", "<|", "im_end|>"])).map("".join)

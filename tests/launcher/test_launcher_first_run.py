@@ -16,7 +16,7 @@ from launcher.options import ROOT
 pytestmark = pytest.mark.slow
 
 # An in-tree build backend: pip then asks no index for setuptools.
-BACKEND = '''
+BACKEND = """
 import zipfile
 
 def build_editable(folder, config_settings=None, metadata_directory=None):
@@ -27,7 +27,7 @@ def build_editable(folder, config_settings=None, metadata_directory=None):
         wheel.writestr("tiny-1.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
         wheel.writestr("tiny-1.dist-info/RECORD", "")
     return name
-'''
+"""
 
 CODE = """
 import sys

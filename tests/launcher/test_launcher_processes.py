@@ -44,7 +44,7 @@ def is_gone(pid: int) -> bool:
 
 def child(folder: Path, script: str, shm_prefix: str = "") -> tuple[ChildProcess, ProcessLog]:
     log = ProcessLog(folder / "log")
-    return ChildProcess("toy", ["/bin/sh", "-c", script], os.environ, log.output, shm_prefix), log
+    return ChildProcess("toy", ["/bin/sh", "-c", script], os.environ, folder, log.output, shm_prefix), log
 
 
 def test_stop_ends_grandchildren_and_removes_shared_memory(tmp_path: Path) -> None:

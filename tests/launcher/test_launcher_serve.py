@@ -65,10 +65,11 @@ class Serving:
 @contextmanager
 def serving(folder: Path, repository: Path, *flags: str) -> Iterator[Serving]:
     files = ["--port-file", str(folder / "ports.json"), "--log-file", str(folder / "triton.log")]
-    command = [sys.executable, "-m", "launcher", "serve", "--no-gateway", *PORTS, *files]
+    command = [sys.executable, str(ROOT / "trimodal"), "serve", "--no-gateway", *PORTS, *files]
+    environment = {**os.environ, "TRIMODAL_VENV": sys.prefix}
     with (folder / "launcher.log").open("w") as output:
         everything = [*command, "--model-repository", str(repository), *flags]
-        process = subprocess.Popen(everything, cwd=ROOT, stdout=output, stderr=output, text=True)
+        process = subprocess.Popen(everything, cwd=folder, env=environment, stdout=output, stderr=output, text=True)
     running = Serving(process, folder)
     try:
         assert until(lambda: (folder / "ports.json").exists() or process.poll() is not None, 60), running.said()
@@ -128,6 +129,15 @@ def is_ready(url: str, *entries: str) -> bool:
             return all(client.is_model_ready(entry, client_timeout=5) for entry in entries)
     except InferenceServerException:
         return False
+
+
+def test_modules_in_the_users_folder_are_not_imported(tmp_path: Path) -> None:
+    for name in ("numpy", "grpc", "psutil", "launcher"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a module of the user')")
+    with serving(tmp_path, write_toys(tmp_path / "toys")) as running:
+        assert echo(running.grpc, 5) == 5
+        running.process.terminate()
+        assert running.process.wait(20) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -225,3 +235,19 @@ def test_a_model_that_does_not_load_is_named_with_its_reason(tmp_path: Path) -> 
         last = running.said().splitlines()[-1]
         assert last.startswith("trimodal: broken did not load: unknown parameter 'dtpye' = 'x'; known are dtype; see ")
         assert list(SHARED_MEMORY.glob(f"trimodal_{running.process.pid}_*")) == []
+
+
+@pytest.mark.slow
+def test_a_server_that_cannot_stay_up_is_given_up(tmp_path: Path) -> None:
+    with serving(tmp_path, write_toys(tmp_path / "toys")) as running:
+        deaths = 0
+        while running.process.poll() is None and deaths < 10:
+            before = deaths
+            for child in psutil.Process(running.process.pid).children():
+                if child.name() == "tritonserver" and child.status() != psutil.STATUS_ZOMBIE:
+                    child.kill()
+                    deaths += 1
+            until(lambda: running.process.poll() is not None, 0.3 if deaths == before else 0.1)
+        assert running.process.wait(20) == 1, running.said()
+        assert deaths == 6
+        assert "tritonserver ended unexpectedly (killed by SIGKILL), 6 times in a row; see " in running.said()

@@ -41,6 +41,12 @@ def main(arguments: Sequence[str]) -> int:
     except LauncherError as error:
         print(f"trimodal: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        # A file that cannot be read or written is the user's to mend; anything else is a fault of ours.
+        if error.filename is None:
+            raise
+        print(f"trimodal: {error.filename}: {error.strerror}", file=sys.stderr)
+        return LauncherError.exit_code
     except KeyboardInterrupt:
         return 130
 

@@ -21,6 +21,7 @@ def shut_connections(server_pid: int, port: int, kept: Iterable[int]) -> int:
 
     Raises PermissionError or OSError where the kernel does not lend sockets (Linux before 5.6, ptrace forbidden).
     """
+    # On one machine the port of the peer tells the process; a peer elsewhere is nobody's friend.
     own_ports = {local for pid in kept for local in _local_ports(pid)}
     server = os.pidfd_open(server_pid)
     try:

@@ -41,30 +41,37 @@ class ProcessLog:
 
     def last_error(self, fallback: str) -> str:
         """The last line that a process wrote about a failure, without its prefix."""
-        lines = self._read().decode(errors="replace").splitlines()
-        errors = [match.group(1) for match in map(PREFIX.match, lines) if match]
-        plain = [line for line in lines if re.match(r"(error|gateway|\w*Error)\b.*:", line)]
-        found = plain or errors
+        # What ends a process is written plainly, by the process itself or as Python's exception.
+        plain = [line for line in self._lines() if re.match(r"(error|gateway|\w*Error)\b.*:", line)]
+        found = plain or self._errors()
         return found[-1].strip() if found else fallback
 
     def reason_for(self, entry: str) -> str:
         """Why Triton did not even register an entry; the repository index is silent about those."""
-        lines = [
-            match.group(1) for match in map(PREFIX.match, self._read().decode(errors="replace").splitlines()) if match
-        ]
-        told = [line for line in lines if f"'{entry}'" in line or f"/{entry}/" in line]
+        told = [line for line in self._errors() if f"'{entry}'" in line or f"/{entry}/" in line]
         return told[-1] if told else ""
 
-    def is_drained(self) -> bool:
-        return DRAINED in self._read()
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path else 0
+
+    def is_drained(self, since: int) -> bool:
+        """Whether Triton said, after the log was `since` bytes long, that no request is left."""
+        return DRAINED in self._read(since)
 
     @property
     def where(self) -> str:
         return str(self.path) if self.path else "the lines above"
 
-    def _read(self) -> bytes:
+    def _errors(self) -> list[str]:
+        return [match.group(1) for match in map(PREFIX.match, self._lines()) if match]
+
+    def _lines(self) -> list[str]:
+        return self._read().decode(errors="replace").splitlines()
+
+    def _read(self, since: int = 0) -> bytes:
         if self.path is None:
             return b""
         with self.path.open("rb") as file:
-            file.seek(max(0, self.path.stat().st_size - TAIL_BYTES))
+            # The end is enough, and a log of months is not read twenty times a second.
+            file.seek(max(since, self.size() - TAIL_BYTES))
             return file.read()

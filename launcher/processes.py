@@ -98,7 +98,7 @@ class ChildProcess:
         if self.exit_code is None:
             return False
         with suppress(ChildProcessError):
-            # Adopted orphans are ours to reap.
+            # Adopted orphans are ours to reap, and a zombie keeps its session alive.
             while os.waitpid(-self.pid, os.WNOHANG) != (0, 0):
                 pass
         try:
@@ -108,6 +108,7 @@ class ChildProcess:
         return False
 
     def _dismiss_guard(self) -> None:
+        # It may have been killed with whatever killed the rest.
         with suppress(BrokenPipeError):
             self._guard.communicate(b"dismissed\n")
 

@@ -23,7 +23,7 @@ from launcher.startup import answers, entry_names, wait_for_gateway, wait_for_mo
 from launcher.supervisor import Supervisor
 from launcher.triton_client import TritonClient
 from launcher.triton_install import TritonInstallation, assemble
-from launcher.welcome import welcome
+from launcher.welcome import served_models, welcome
 
 GATEWAY_GRACE_S = 8.0
 MAX_CRASHES = 5
@@ -37,6 +37,7 @@ def serve(options: ServeOptions) -> int:
             raise LauncherError(
                 f"{repository} has no entry (a folder with a config.pbtxt); name another with --model-repository"
             )
+        # Last, so that a port which is free now is used within milliseconds.
         ports = choose_ports(options.host, options.ports)
         adopt_orphans()
         return asyncio.run(System(options, installation, repository, ports).run())
@@ -58,6 +59,9 @@ class System:
         self._hurry = False
 
     async def run(self) -> int:
+        if self._options.port_file:
+            # Whoever waits for the file must not read that of an earlier run.
+            self._options.port_file.unlink(missing_ok=True)
         self._client = TritonClient(address(connect_host(self._options.host), self._ports.grpc))
         self._stopping = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -87,6 +91,7 @@ class System:
             self._stopping.set()
 
     async def _serve(self) -> None:
+        # Both at once: the gateway's imports take as long as those of a small model.
         names = ["tritonserver", "gateway"] if self._options.gateway else ["tritonserver"]
         for name in names:
             self._start(name)
@@ -110,7 +115,9 @@ class System:
             entries = entry_names(self._repository)
             await wait_for_models(self._children["tritonserver"], self._client, entries, self._log, line)
             if self._options.gateway:
-                await wait_for_gateway(self._children["gateway"], self._url, self._log, line)
+                # A repository without OpenAI models never makes the gateway ready, but it can be served.
+                probe = "readiness" if served_models(self._repository) else "liveness"
+                await wait_for_gateway(self._children["gateway"], f"{self._url}/{probe}", self._log, line)
         finally:
             line.done()
 
@@ -174,7 +181,8 @@ class System:
         if gateway := self._children.get("gateway"):
             await gateway.stop(GATEWAY_GRACE_S * is_patient)
         if triton := self._children.get("tritonserver"):
-            await triton.stop((EXIT_TIMEOUT_S + 2) * is_patient, self._log.is_drained)
+            written = self._log.size()
+            await triton.stop((EXIT_TIMEOUT_S + 2) * is_patient, lambda: self._log.is_drained(written))
         await self._client.close()
         self._log.close()
 

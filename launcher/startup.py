@@ -43,12 +43,12 @@ async def wait_for_models(
 async def wait_for_gateway(
     gateway: ChildProcess, url: str, log: ProcessLog, line: LiveLine, timeout_s: float = 60
 ) -> None:
-    """Return when /readiness says 200; raises StartFailed when the gateway ends, or is still not ready at the end."""
+    """Return when `url` gives 200; raises StartFailed when the gateway ends, or is still not ready at the end."""
     for _ in range(int(timeout_s / POLL_S)):
         if gateway.exit_code is not None:
             reason = log.last_error("it gave no reason")
             raise StartFailed(f"the gateway ended ({describe_exit(gateway.exit_code)}): {reason}; see {log.where}")
-        if await answers(f"{url}/readiness"):
+        if await answers(url):
             return
         line.show("every model is loaded; waiting for the gateway")
         await asyncio.sleep(POLL_S)
@@ -56,7 +56,7 @@ async def wait_for_gateway(
 
 
 async def answers(url: str) -> bool:
-    """Whether a GET gives 200."""
+    """Whether a GET gives 200 within 2 s."""
     return await asyncio.to_thread(_is_ok, url)
 
 
@@ -89,6 +89,7 @@ async def _until_ready(client: TritonClient, entry: str) -> None:
             if await client.is_ready(entry):
                 return
         except TritonError:
+            # Triton answers with an error, not with "no", while an entry changes its state.
             pass
         await asyncio.sleep(POLL_S)
     raise StartFailed(f"{entry} is loaded but does not say that it is ready")

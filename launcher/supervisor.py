@@ -107,6 +107,9 @@ class Supervisor:
             return
         try:
             count = shut_connections(self._triton_pid, self._grpc_port, [os.getpid(), *self._friends()])
+        except psutil.NoSuchProcess:
+            # tritonserver is gone, and its connections with it.
+            return
         except OSError as error:
             say(f"connections cannot be shut here ({error.strerror}); tritonserver starts anew to end the open streams")
             self._restart()
@@ -114,6 +117,7 @@ class Supervisor:
             say(f"ended {count} connections of native clients")
 
     async def _load_until_ready(self, entry: str) -> None:
+        # Kept between deaths: a model that dies on each request must not load all day long.
         backoff = self._backoffs.setdefault(entry, Backoff(UNREADY_S, 30.0))
         while True:
             await asyncio.sleep(backoff.next_pause_s())

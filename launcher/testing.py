@@ -19,5 +19,6 @@ def run_tests(arguments: Sequence[str]) -> int:
 
 
 def pytest_arguments(arguments: Sequence[str]) -> list[str]:
+    # pytest takes the last -m, so a second one would silently replace the user's.
     chooses = any(argument == "-m" or argument.startswith("-m=") for argument in arguments)
     return [*arguments] if chooses else ["-m", QUICK, *arguments]

@@ -31,10 +31,14 @@ class TritonError(Exception):
 
 class TritonClient:
     def __init__(self, target: str) -> None:
-        # Model configurations can be larger than gRPC's default limit; a restarted server is found again within 0.5 s.
-        self._channel = grpc.aio.insecure_channel(
-            target, options=[("grpc.max_receive_message_length", -1), ("grpc.max_reconnect_backoff_ms", 500)]
-        )
+        options = [
+            ("grpc.max_receive_message_length", -1),
+            # gRPC's own limit is two minutes; a restarted server is to be found at once.
+            ("grpc.max_reconnect_backoff_ms", 500),
+            # A proxy of the environment is not for this machine.
+            ("grpc.enable_http_proxy", 0),
+        ]
+        self._channel = grpc.aio.insecure_channel(target, options=options)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     async def close(self) -> None:

@@ -44,6 +44,7 @@ def served_models(repository: Path) -> dict[str, str]:
         parameters = parameters_of(read_config(config))
         if "task" in parameters:
             name = parameters.get("served_model_name", "").split(",")[0].strip()
+            # The canonical id comes first, aliases follow.
             found.setdefault(parameters["task"], name or config.parent.name)
     return found
 

@@ -85,6 +85,7 @@ class Reply:
         self._detokenizer = Detokenizer(
             tokenizer, sampling.stop, sampling.include_stop_str_in_output, sampling.skip_special_tokens
         )
+        self._stop_token_ids = sampling.stop_token_ids
         self._interval = style.interval if style.stream else sys.maxsize
         self._text = style.echo
         self._num_tokens = 0
@@ -135,7 +136,8 @@ class Reply:
 
     def _finish(self, event: TokenEvent, stop: str) -> None:
         reason = FinishReason.STOP if stop else event.finish_reason or FinishReason.ABORT
-        stop_reason = stop or ("" if event.stop_token_id is None else str(event.stop_token_id))
+        # As in vLLM, the checkpoint's own end-of-text is no reason worth naming.
+        stop_reason = stop or (str(event.stop_token_id) if event.stop_token_id in self._stop_token_ids else "")
         self._send(event, reason.value.encode(), stop_reason.encode(), self._timings.as_json(), final=True)
 
     def _send(self, event: TokenEvent, finish: bytes, stop: bytes, timings: bytes, final: bool = False) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from python_backends.errors import Unsupported
 from python_backends.torch_engine.cache import KVCache
 
 ATTENTION_NAME = "trimodal_slots"
@@ -46,17 +47,26 @@ def slot_attention(
     step: StepContext,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """query [1, heads, rows, head_dim], key and value [1, kv_heads, rows, head_dim] -> [1, rows, heads, head_dim]."""
+    _refuse_what_changes_scores(others)
     keys, values = step.cache.keys[module.layer_idx], step.cache.values[module.layer_idx]  # type: ignore[index]
     output = torch.empty_like(query)
+    # Each sequence attends alone: lengths differ, and its region of the cache is contiguous already.
     for extent in step.extents:
         rows = slice(extent.first, extent.last)
         keys[extent.slot, :, extent.start : extent.end] = key[0, :, rows]
         values[extent.slot, :, extent.start : extent.end] = value[0, :, rows]
         output[:, :, rows] = _attend(query[:, :, rows], keys, values, extent, scaling, sliding_window)
     return output.transpose(1, 2), None
+
+
+def _refuse_what_changes_scores(others: dict[str, Any]) -> None:
+    """Some families hand over more than query, key and value; to ignore it would give wrong text and no error."""
+    for name in ("softcap", "s_aux", "position_bias"):
+        if others.get(name) is not None:
+            raise Unsupported(f"this family's attention needs {name}, which the torch engine does not have")
 
 
 def _attend(

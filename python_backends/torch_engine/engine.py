@@ -39,6 +39,7 @@ class TorchEngine:
         self._max_tokens_in_cache = capacity
         self.scheduler = Scheduler(pool, options.max_num_batched_tokens, options.max_waiting)
         self._runner = Runner(self._model, KVCache(shape, num_slots, self.max_model_len))
+        self._runner.warm_up()
         self._sampler = Sampler(self._model.eos_token_ids, self._model.device)
         self._inbox: queue.SimpleQueue[Sequence | int | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
@@ -100,6 +101,7 @@ class TorchEngine:
         """Handle the inbox, waiting for it when there is nothing else to do; False when the engine is to close."""
         while True:
             try:
+                # An idle engine sleeps here; a busy one only looks.
                 message = self._inbox.get(block=not self.scheduler.has_work)
             except queue.Empty:
                 return True
@@ -136,6 +138,7 @@ class TorchEngine:
         sampling = [chunk.sequence for chunk in step.chunks if chunk.samples]
         for chunk in step.chunks:
             self.scheduler.commit(chunk)
+        # One argmax for the whole batch: most requests need no more, and each call costs as much as all.
         likeliest = logits.argmax(-1).tolist()
         for sequence, row, token_id in zip(sampling, logits, likeliest, strict=True):
             try:
@@ -150,6 +153,7 @@ class TorchEngine:
         sequence.tokens.append(token_id)
         stopped = token_id in ends
         reason = FinishReason.STOP if stopped else None
+        # A stop token that comes as the last allowed one is still a stop.
         if not stopped and sequence.num_output_tokens >= sequence.max_tokens:
             reason = FinishReason.LENGTH
         event = TokenEvent(token_id, logprob, reason, token_id if stopped else None, sequence.num_cached)

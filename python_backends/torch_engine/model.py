@@ -69,6 +69,7 @@ class DecoderModel:
     @torch.inference_mode()
     def forward(self, embeddings: torch.Tensor, positions: torch.Tensor, step: StepContext) -> torch.Tensor:
         """embeddings [rows, hidden], positions [axes, rows] -> hidden states [rows, hidden]."""
+        # M-RoPE models take [3, batch, rows], all others [batch, rows].
         axes = positions[:, None] if positions.shape[0] > 1 else positions
         output = self._decoder(inputs_embeds=embeddings[None], position_ids=axes, use_cache=False, step=step)
         return cast(torch.Tensor, output.last_hidden_state[0])
@@ -84,12 +85,27 @@ def _load(options: EngineOptions) -> Any:
     config = AutoConfig.from_pretrained(options.model, **source)
     if options.tensor_parallel_size > 1:
         raise OptionError(f"parameter 'tensor_parallel_size' is {options.tensor_parallel_size}; the torch engine has 1")
+    _refuse_what_would_be_wrong(config.get_text_config())
     sees = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
     loader = AutoModelForImageTextToText if sees else AutoModelForCausalLM
     model = loader.from_pretrained(options.model, dtype=options.dtype, attn_implementation=ATTENTION_NAME, **source)
     _drop_vision(model)
     device = "cuda" if torch.cuda.is_available() and not os.environ.get("TRIMODAL_CPU") else "cpu"
     return cast(Any, model).to(device).eval()
+
+
+def _refuse_what_would_be_wrong(config: Any) -> None:
+    """Families do more to scores and logits than the usual form, in their own forward, which is not called here."""
+    for name in _UNSERVED:
+        value = getattr(config, name, None)
+        if value not in (None, 1.0):
+            raise OptionError(f"this checkpoint has {name} = {value}, which the torch engine cannot serve")
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope in ("dynamic", "longrope"):
+        raise OptionError(f"this checkpoint has {rope} positions, which depend on the batch; the torch engine has none")
+
+
+_UNSERVED = ("final_logit_softcapping", "attn_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 def _drop_vision(model: Any) -> None:
@@ -104,6 +120,7 @@ def _eos_token_ids(model: Any) -> frozenset[int]:
     eos = model.generation_config.eos_token_id
     if eos is None:
         eos = model.config.get_text_config().eos_token_id
+    # Chat checkpoints often have several: the end of a turn and the end of the text.
     return frozenset() if eos is None else frozenset(eos if isinstance(eos, list) else [eos])
 
 

@@ -38,6 +38,13 @@ class Runner:
         self._cache = cache
         self._positions: dict[int, PromptPositions] = {}
 
+    def warm_up(self) -> None:
+        """One token through the model: what it cannot do shows while it loads, and the first request finds it warm."""
+        token = torch.zeros(1, dtype=torch.long, device=self._model.device)
+        positions, _ = self._model.positions((0,), ())
+        context = StepContext(self._cache, [Extent(slot=0, first=0, last=1, start=0, end=1)])
+        self._model.logits(self._model.forward(self._model.embed(token), positions.to(token.device), context))
+
     def admit(self, sequence: Sequence) -> None:
         """Work out the positions of a new sequence's prompt."""
         request = sequence.request

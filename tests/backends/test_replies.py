@@ -132,8 +132,14 @@ def test_deltas_join_and_only_the_last_response_has_a_reason(outbox: Outbox, can
     assert cancels.ids == []
 
 
-def test_counts_are_those_of_the_contract(outbox: Outbox) -> None:
+def test_the_checkpoints_own_end_is_no_stop_reason(outbox: Outbox) -> None:
     channel = open_reply(outbox)
+    outbox.put(0, TokenEvent(5, finish_reason=STOP, stop_token_id=5))
+    assert wait(channel).last["stop_reason"] == b""
+
+
+def test_counts_are_those_of_the_contract(outbox: Outbox) -> None:
+    channel = open_reply(outbox, sampling=SamplingParams(stop_token_ids=frozenset({5})))
     for letter in "abc":
         outbox.put(0, TokenEvent(TOKENIZER.token_to_id(letter), num_cached_tokens=2))
     outbox.put(0, TokenEvent(5, finish_reason=STOP, stop_token_id=5, num_cached_tokens=2))

@@ -105,6 +105,14 @@ def test_pytest_gets_its_arguments_and_the_quick_selection_unless_one_is_given()
     assert pytest_arguments(["-m", "slow"]) == ["-m", "slow"]
 
 
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "taken").write_text("a file, not a folder")
+    flags = ["--log-file", str(tmp_path / "taken/serve.log"), "--port", "0", "--grpc-port", "0"]
+    assert main(["serve", *flags, "--metrics-port", "0", "--triton-http-port", "0"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"trimodal: {tmp_path}/taken") and told.count("\n") == 1
+
+
 def test_abbreviations_are_refused() -> None:
     with pytest.raises(LauncherError):
         options("--triton-http", "1")

@@ -41,7 +41,8 @@ class HttpStream:
 
     async def ask(self, max_tokens: int) -> tuple[float, int]:
         """Returns the seconds to the first content chunk, and the number of events."""
-        body = orjson.dumps({"messages": MESSAGES, "max_tokens": max_tokens, "temperature": 0, "stream": True})
+        options = {"max_tokens": max_tokens, "temperature": 0, "stream": True, "ignore_eos": True}
+        body = orjson.dumps({"messages": MESSAGES, **options})
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {self.host}\r\nContent-Length: {len(body)}\r\n\r\n"
         started = time.perf_counter()
         self.writer.write(head.encode() + body)
@@ -140,8 +141,9 @@ def main() -> None:
     parser.add_argument("--triton-grpc", default="127.0.0.1:8001", help="its Triton; used with --base-url")
     parser.add_argument("--entry", default="llm", help="the chat model's entry in Triton")
     parser.add_argument("--requests", type=int, default=300)
-    parser.add_argument("--tokens", type=int, default=20_000, help="length of the stream whose events are counted")
+    parser.add_argument("--tokens", type=int, help="length of the counted stream; 20000 or, with --base-url, 500")
     arguments = parser.parse_args()
+    arguments.tokens = arguments.tokens or (500 if arguments.base_url else 20_000)
     if arguments.base_url:
         asyncio.run(measure(arguments, None))
         return

@@ -10,7 +10,7 @@ from launcher.options import CACHE, ServeOptions
 from launcher.pbtxt import parameters_of, read_config
 from launcher.ports import Ports, address, connect_host
 
-QUESTION = "Hello! What can you do?"
+QUESTION = "Tell me about yourself."
 
 
 def welcome(options: ServeOptions, ports: Ports, repository: Path, log: str) -> str:
@@ -50,7 +50,7 @@ def served_models(repository: Path) -> dict[str, str]:
 
 
 def chat_line(url: str, model: str) -> str:
-    body = {"model": model, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 64}
+    body = {"model": model, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 128}
     return f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d {_quoted(json.dumps(body))}"
 
 

@@ -31,6 +31,7 @@ def read_options(kind: type[Options], parameters: Mapping[str, str], folder: Pat
     if unknown:
         key, known = unknown[0], ", ".join(sorted(fields))
         raise OptionError(f"{folder.name}: unknown parameter {key!r} = {parameters[key]!r}; known are {known}")
+    # Annotations are text under `from __future__ import annotations`; this gives the types.
     hints = typing.get_type_hints(kind)
     values = {key: _parse(folder, key, hints[key], text) for key, text in parameters.items() if key in fields}
     try:

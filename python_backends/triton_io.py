@@ -141,6 +141,7 @@ def log(message: str) -> None:
 
 
 def _batched(array: Array) -> Array:
+    # Triton takes the buffer as it lies, so a strided view would send other bytes.
     return np.ascontiguousarray(array)[None]
 
 

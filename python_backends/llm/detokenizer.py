@@ -51,6 +51,7 @@ class Detokenizer:
     def flush(self) -> Text:
         """The end: what was held back, and bytes that never became a whole character."""
         whole = self._tokenizer.decode(self._ids, skip_special_tokens=self._skip_special_tokens)
+        # The stream's text is a prefix of the whole one's but for tokenizers that rewrite what was said.
         if whole.startswith(self._decoded):
             self._decoded = whole
         return self._release(0)

@@ -106,6 +106,7 @@ def _sampling(tensors: Tensors, defaults: SamplingParams) -> SamplingParams:
     for tensor, field in _TENSORS.items():
         if (value := tensors.scalar(tensor)) is not None:
             values[field] = value
+    # NVIDIA's clients send an empty stop word when they mean none.
     stop = _words(tensors, "stop_words")
     if stop:
         values["stop"] = stop

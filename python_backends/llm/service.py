@@ -25,6 +25,7 @@ from python_backends.options import checkpoint_path, read_options
 from python_backends.triton_io import Inputs, Responder, entry_folder, entry_parameters, load_errors_named
 from python_backends.types import GenerationRequest, SamplingParams, TokenEvent
 
+# Preparation waits for the vision encoder more than it computes, so a few threads serve many requests.
 _PREPARE_THREADS = 4
 
 
@@ -80,6 +81,7 @@ class LlmService:
         self._prompter = Prompter(model, options.chat_template, options.trust_remote_code)
         self._defaults = default_sampling(model)
         self._engine: Engine = create_engine(options.engine, EngineOptions(**{**shared, "model": model}))
+        # The launcher chooses the port, so the repository cannot know it.
         endpoint = options.vision_endpoint or os.environ.get("TRIMODAL_GRPC_ENDPOINT", "127.0.0.1:8001")
         self._vision = VisionClient(endpoint, options.vision_model, options.encoder_cache_bytes)
         self._outbox = Outbox(self._engine.cancel)
@@ -102,6 +104,7 @@ class LlmService:
                 self._prepare_pool.submit(self._serve, arrival)
 
     def finalize(self) -> None:
+        # In the order of a request's way, so that each part can still hand over to the next.
         self._closing = True
         self._prepare_pool.shutdown(wait=True)
         self._engine.close()
@@ -179,6 +182,7 @@ class LlmService:
     def _with_bad_words(self, request: ChatRequest) -> SamplingParams:
         if not request.bad_words:
             return request.sampling
+        # Only here, because it takes the tokenizer that request.py refuses to know.
         ids = tuple(ids for word in request.bad_words for ids in self._prompter.word_ids(word))
         return SamplingParams(**{**vars(request.sampling), "bad_words_ids": ids})
 
@@ -187,7 +191,7 @@ def default_sampling(model: str) -> SamplingParams:
     """What a request that says nothing gets: the checkpoint's generation_config, greedy if `do_sample` is false."""
     try:
         config = GenerationConfig.from_pretrained(model)
-    except OSError:
+    except OSError:  # the file is optional
         return SamplingParams()
     temperature = 1.0 if config.temperature is None else config.temperature
     return SamplingParams(

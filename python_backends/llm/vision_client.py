@@ -83,6 +83,7 @@ class FeatureCache:
             if image.digest not in self._entries:
                 self._bytes += image.features.nbytes
             self._entries[image.digest] = image
+            # What is larger than the whole budget goes out again at once; its caller has it already.
             while self._bytes > self._max_bytes:
                 _, evicted = self._entries.popitem(last=False)
                 self._bytes -= evicted.features.nbytes
@@ -92,6 +93,7 @@ class FeatureCache:
 def _request(model: str, image: bytes) -> Any:
     request = service_pb2.ModelInferRequest(model_name=model)
     request.inputs.add(name="image", datatype="BYTES", shape=[1, 1])
+    # BYTES elements carry their length in front, four bytes little-endian (KServe v2).
     request.raw_input_contents.append(len(image).to_bytes(4, "little") + image)
     return request
 

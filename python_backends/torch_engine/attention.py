@@ -95,6 +95,7 @@ def _attend(
 
 def _causal_mask(extent: Extent, window: int | None, device: torch.device) -> torch.Tensor:
     """[rows, extent.end] bool: which earlier tokens a token may see; a window of w sees itself and w - 1 before it."""
+    # The library's own causal flag aligns the mask with the first row, which is wrong for a later chunk.
     position = torch.arange(extent.start, extent.end, device=device)[:, None]
     earlier = torch.arange(extent.end, device=device)[None, :]
     seen = earlier <= position

@@ -37,11 +37,13 @@ class KVCache:
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:
         """Copy the first `num_tokens` tokens of a slot to another."""
+        # A plain copy of contiguous memory: far cheaper than computing the prefix again.
         for tensor in (*self.keys, *self.values):
             tensor[target, :, :num_tokens] = tensor[source, :, :num_tokens]
 
     def forget(self, slot: int) -> None:
         """Give a slot's memory back to the system, as far as whole pages allow; its content is then undefined."""
+        # Inner pages only: a page at the border also holds a neighbour's tokens.
         start = -(-slot * self._tensor_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
         end = (slot + 1) * self._tensor_bytes // mmap.PAGESIZE * mmap.PAGESIZE
         for region in self._regions:

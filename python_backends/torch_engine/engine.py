@@ -221,6 +221,7 @@ def _num_slots(options: EngineOptions, shape: CacheShape, capacity: int, max_mod
 
 def _content_keys(request: GenerationRequest) -> list[int]:
     """Token ids, and in place of an image's placeholders hashes of its content, so that only equal images match."""
+    # The placeholders of two images are the same token; by ids alone one would get the other's answer.
     keys = list(request.prompt_ids)
     for image in request.images:
         keys[image.start : image.end] = _image_keys(image)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Protocol, cast
 
 import torch
@@ -90,7 +89,7 @@ def _load(options: EngineOptions) -> Any:
     loader = AutoModelForImageTextToText if sees else AutoModelForCausalLM
     model = loader.from_pretrained(options.model, dtype=options.dtype, attn_implementation=ATTENTION_NAME, **source)
     _drop_vision(model)
-    device = "cuda" if torch.cuda.is_available() and not os.environ.get("TRIMODAL_CPU") else "cpu"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     return cast(Any, model).to(device).eval()
 
 

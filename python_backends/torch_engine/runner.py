@@ -56,6 +56,7 @@ class Runner:
     @torch.inference_mode()
     def run(self, step: Step) -> torch.Tensor:
         """Compute a step; returns logits [chunks that sample, vocabulary] float32 in the order of the chunks."""
+        # In this order: a copy may come from a slot that is forgotten after it.
         for move in step.moves:
             if isinstance(move, Copy):
                 self._cache.copy(move.source, move.target, move.num_tokens)
@@ -66,6 +67,7 @@ class Runner:
         positions = torch.cat([self._chunk_positions(chunk) for chunk in step.chunks], dim=1).to(device)
         context = StepContext(self._cache, _extents(step.chunks))
         hidden = self._model.forward(embeddings, positions, context)
+        # The head is the widest matrix of the model; only rows that give a token go through it.
         last_rows = [
             extent.last - 1 for extent, chunk in zip(context.extents, step.chunks, strict=True) if chunk.samples
         ]
@@ -79,6 +81,7 @@ class Runner:
         tokens = torch.tensor(chunk.sequence.tokens[chunk.start : chunk.end], device=self._model.device)
         rows = self._model.embed(tokens)
         for image in chunk.sequence.request.images:
+            # A chunk may begin or end in the middle of an image.
             start, end = max(image.start, chunk.start), min(image.end, chunk.end)
             if start < end:
                 features = torch.tensor(image.features[start - image.start : end - image.start])

@@ -53,6 +53,7 @@ class Sampler:
         if sequence.id not in self._generators:
             generator = torch.Generator(self._device)
             seed = sequence.request.sampling.seed
+            # Without a seed the answer must differ from request to request, also after a restart.
             generator.seed() if seed is None else generator.manual_seed(seed)
             self._generators[sequence.id] = generator
         return self._generators[sequence.id]

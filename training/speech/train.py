@@ -48,8 +48,8 @@ PLANS = {
     ],
     # Started from a finished "digits" run with --init, for late and several strings.
     "more": [
-        Phase("window", 40_000, 1e-3, 1e-4, _WINDOW),
-        Phase("full", 400, 1e-4, 1e-5, _FULL),
+        Phase("window", 18_000, 1e-3, 1e-4, _WINDOW),
+        Phase("full", 240, 1e-4, 1e-5, _FULL),
     ],
 }
 

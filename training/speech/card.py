@@ -63,16 +63,18 @@ tones. Windows hold one to six clips anywhere in 30 s, or one long recording wit
 cross-entropy, phone classification of encoder frames, and guided cross-attention, the last two
 from the synthesiser's own timing.
 
-The run of these weights was stopped and resumed while the phases in `train.py` were settled, with
-looks at small parts of the test sets below, and in its data a word before a comma was often marked
-too long, which `espeak.py` has put right since. The same commands therefore give a similar model,
-not the same bytes:
+The first run of these weights was stopped and resumed while the phases in `train.py` were settled,
+with looks at small parts of the test sets below, and in its data a word before a comma was often
+marked too long; the second run (`--plan more`) had data with that put right. The same commands
+therefore give a similar model, not the same bytes:
 
 ```
 python -m training.speech.dataset .cache/training/speech/data --shards 16
 python -m training.speech.train .cache/training/speech/data .cache/training/speech/run
-python -m training.speech.export .cache/training/speech/run/checkpoint.pt demo_models/demo-whisper
-python -m training.speech.evaluate demo_models/demo-whisper --run .cache/training/speech/run
+python -m training.speech.train .cache/training/speech/data .cache/training/speech/more \\
+    --plan more --init .cache/training/speech/run/checkpoint.pt
+python -m training.speech.export .cache/training/speech/more/checkpoint.pt demo_models/demo-whisper
+python -m training.speech.evaluate demo_models/demo-whisper --run .cache/training/speech/more
 ```
 """
 

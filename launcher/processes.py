@@ -108,6 +108,8 @@ class ChildProcess:
         return False
 
     def _dismiss_guard(self) -> None:
+        if self._guard.returncode is not None:
+            return  # stopped before: a crashed process is stopped once more when the launcher ends
         # It may have been killed with whatever killed the rest.
         with suppress(BrokenPipeError):
             self._guard.communicate(b"dismissed\n")

@@ -64,9 +64,9 @@ def test_stop_ends_grandchildren_and_removes_shared_memory(tmp_path: Path) -> No
 def test_a_crashed_process_can_be_stopped_twice(tmp_path: Path) -> None:
     """Once to clear up after the crash, and once more if the launcher ends before it is started again."""
     toy, log = child(tmp_path, "exit 3")
+    assert until(lambda: toy.exit_code == 3)
     asyncio.run(toy.stop(0))
     asyncio.run(toy.stop(30))
-    assert toy.exit_code == 3
     log.close()
 
 

@@ -1,7 +1,7 @@
 """The gateway's own share of the time to the first token, and how many stream events it passes on.
 
-`python benchmarks/gateway_latency.py` starts an echo service and a gateway, each in its own process, and asks in turns
-directly over gRPC and through the gateway. With `--base-url` and `--triton-grpc` it measures a running system instead.
+`.venv/bin/python benchmarks/gateway_latency.py` starts an echo service and a gateway, each in its own process, and asks
+in turns directly over gRPC and through the gateway. With `--base-url` and `--triton-grpc` it measures a running system.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ async def wait_until_ready(triton: Triton, http: HttpStream) -> None:
             return
         except (GatewayError, OSError):
             await asyncio.sleep(0.1)
-    sys.exit("the system does not answer")
+    sys.exit(f"nothing answers at {http.host}:{http.port} (--base-url), or no Triton by gRPC (--triton-grpc)")
 
 
 def percentile(times: list[float], percent: int) -> float:

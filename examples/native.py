@@ -1,9 +1,13 @@
-"""Calls Triton by gRPC, without the gateway: one streamed answer of `llm` about a picture."""
+"""Calls Triton by gRPC, without the gateway: one streamed answer of `llm` about a picture.
+
+Usage: python examples/native.py [HOST:PORT]
+"""
 
 from __future__ import annotations
 
 import json
 import queue
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +25,7 @@ content = [{"type": "image"}, {"type": "text", "text": "How many objects are the
 messages = json.dumps([{"role": "user", "content": content}])
 
 replies: queue.Queue = queue.Queue()
-with grpcclient.InferenceServerClient("127.0.0.1:8001") as client:
+with grpcclient.InferenceServerClient(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8001") as client:
     client.start_stream(lambda result, error: replies.put((result, error)))
     client.async_stream_infer("llm", [tensor("messages", messages.encode()), tensor("image", picture)])
     finish_reason = b""

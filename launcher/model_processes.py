@@ -20,10 +20,13 @@ STOPPED_FOR_S = 2.0
 
 @dataclasses.dataclass(frozen=True)
 class ModelProcess:
+    """`segment` is the name of the shared memory through which tritonserver speaks with it."""
+
     pid: int
     entry: str
     instance: str
     stopped: bool = False
+    segment: str = ""
 
 
 def parse_stub(pid: int, command: Sequence[str], stopped: bool = False) -> ModelProcess | None:
@@ -32,7 +35,7 @@ def parse_stub(pid: int, command: Sequence[str], stopped: bool = False) -> Model
         return None
     entry = PurePath(command[1]).parent.parent.name
     instance = next((argument for argument in reversed(command[2:]) if argument.startswith(f"{entry}_")), entry)
-    return ModelProcess(pid, entry, instance, stopped)
+    return ModelProcess(pid, entry, instance, stopped, command[2])
 
 
 def find_model_processes(triton_pid: int) -> list[ModelProcess]:

@@ -17,7 +17,7 @@ from launcher.backoff import Backoff
 from launcher.connections import shut_connections
 from launcher.console import say
 from launcher.model_processes import ModelProcess, ProcessWatch, find_model_processes
-from launcher.processes import kill_process
+from launcher.processes import kill_process, remove_shared_memory
 from launcher.triton_client import EntryState, TritonClient, TritonError
 
 POLL_S = 0.1
@@ -94,6 +94,8 @@ class Supervisor:
             if process.stopped:
                 kill_process(process.pid)
             await self._end_streams(entry)
+            # Triton frees the segment only of a process that ends by itself.
+            remove_shared_memory(process.segment)
         except TritonError as error:
             # Somebody else unloaded it, or tritonserver is on its way out; loading tells.
             say(f"{entry} could not be unloaded: {first_line(str(error))}")

@@ -171,6 +171,8 @@ class LlmService:
         if request.images or request.image_grid is None:
             raise InvalidInput("image_embeds come with image_grid and without image", "image_embeds")
         features = np.ascontiguousarray(request.image_embeds, np.float32)
+        if not np.isfinite(features).all():
+            raise InvalidInput("must be finite numbers", "image_embeds")
         frames, height, width = request.image_grid.tolist()
         return [ImageFeatures(features, (frames, height, width), sha256(features.tobytes()).digest())]
 

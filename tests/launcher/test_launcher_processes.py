@@ -114,7 +114,7 @@ def test_the_model_is_read_from_the_arguments_of_a_stub() -> None:
     command = (
         f"/b/python/{STUB} /r/llm_org_two/1/model.py shm-1 1048576 1048576 5 /b/python 336 llm_org_two_0_1 DEFAULT"
     )
-    assert parse_stub(3, command.split()) == ModelProcess(3, "llm_org_two", "llm_org_two_0_1")
+    assert parse_stub(3, command.split()) == ModelProcess(3, "llm_org_two", "llm_org_two_0_1", segment="shm-1")
     assert parse_stub(3, ["/usr/bin/python", "/r/llm/1/model.py", "x"]) is None
     assert parse_stub(3, []) is None
 

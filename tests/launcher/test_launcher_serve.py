@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -243,10 +243,12 @@ def test_a_server_that_cannot_stay_up_is_given_up(tmp_path: Path) -> None:
         deaths = 0
         while running.process.poll() is None and deaths < 10:
             before = deaths
-            for child in psutil.Process(running.process.pid).children():
-                if child.name() == "tritonserver" and child.status() != psutil.STATUS_ZOMBIE:
-                    child.kill()
-                    deaths += 1
+            # Helpers come and go between the look and the question.
+            with suppress(psutil.NoSuchProcess):
+                for child in psutil.Process(running.process.pid).children():
+                    if child.name() == "tritonserver" and child.status() != psutil.STATUS_ZOMBIE:
+                        child.kill()
+                        deaths += 1
             until(lambda: running.process.poll() is not None, 0.3 if deaths == before else 0.1)
         assert running.process.wait(20) == 1, running.said()
         assert deaths == 6

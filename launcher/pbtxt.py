@@ -23,8 +23,3 @@ def write_config(config: ModelConfig, path: Path) -> None:
 
 def parameters_of(config: ModelConfig) -> dict[str, str]:
     return {key: value.string_value for key, value in config.parameters.items()}
-
-
-def step_names(config: ModelConfig) -> list[str]:
-    """The entries that an ensemble calls; none for anything else."""
-    return [step.model_name for step in config.ensemble_scheduling.step]

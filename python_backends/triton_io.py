@@ -136,10 +136,6 @@ def load_errors_named(entry: str) -> Iterator[None]:
         raise pb_utils.TritonModelException(f"{entry}: {type(error).__name__}: {error}") from error
 
 
-def log(message: str) -> None:
-    pb_utils.Logger.log_info(message)
-
-
 def _batched(array: Array) -> Array:
     # Triton takes the buffer as it lies, so a strided view would send other bytes.
     return np.ascontiguousarray(array)[None]

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -21,18 +20,10 @@ from launcher.processes import ChildProcess, describe_exit, session_pids
 from launcher.startup import brief_reason
 from launcher.triton_client import EntryState
 from launcher.triton_install import STUB
+from tests.launcher.waiting import until
 
 # A process with a grandchild that ignores everything but SIGKILL.
 STUBBORN = 'trap "" TERM; sleep 1000 & echo $!; wait; wait'
-
-
-def until(condition: Callable[[], bool], timeout_s: float = 5) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def is_gone(pid: int) -> bool:

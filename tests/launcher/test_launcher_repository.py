@@ -10,7 +10,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from launcher.cli import main
 from launcher.errors import LauncherError
 from launcher.options import ROOT, Checkpoint, ModelOptions
-from launcher.pbtxt import parameters_of, read_config, step_names
+from launcher.pbtxt import parameters_of, read_config
 from launcher.repository import render
 from launcher.welcome import chat_line, served_models
 from tests.launcher.toys import SPEECH, TEXT, VISION, write_checkpoint
@@ -132,3 +132,8 @@ def test_build_writes_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_the_printed_request_can_be_pasted_whatever_the_name() -> None:
     assert chat_line("http://h", "it's").count("'\\''") == 1
+
+
+def step_names(config: ModelConfig) -> list[str]:
+    """The entries that an ensemble calls; none for anything else."""
+    return [step.model_name for step in config.ensemble_scheduling.step]

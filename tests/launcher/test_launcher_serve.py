@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from launcher.model_processes import ModelProcess, find_model_processes
 from launcher.options import ROOT
 from launcher.processes import SHARED_MEMORY
 from tests.launcher.toys import BROKEN, tensors, write_entry, write_toys
+from tests.launcher.waiting import until
 
 pytestmark = pytest.mark.triton
 
@@ -77,15 +78,6 @@ def serving(folder: Path, repository: Path, *flags: str) -> Iterator[Serving]:
     finally:
         process.kill()
         process.wait()
-
-
-def until(condition: Callable[[], bool], timeout_s: float) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 class NativeStream:

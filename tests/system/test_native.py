@@ -72,6 +72,14 @@ def test_stop_ends_a_request_by_its_id(triton: System) -> None:
         ({"text_input": text("hi"), "top_p": number(3, np.float32)}, r"\[INVALID_ARGUMENT\] top_p: must be between"),
         ({"text_input": text("hi"), "max_tokens": number(9999, np.int32)}, r"\[OUT_OF_RANGE\] max_tokens"),
         ({"text_input": text("hi"), "image": text(draw(("red", "circle")))}, r"\[INVALID_ARGUMENT\] image"),
+        (
+            {
+                "text_input": text("<|image_pad|>"),
+                "image_embeds": np.full((1, 4, 192), np.nan, np.float32),
+                "image_grid": np.array([[1, 4, 4]], np.int64),
+            },
+            r"\[INVALID_ARGUMENT\] image_embeds: must be finite",
+        ),
     ],
 )
 def test_bad_requests_name_the_field(triton: System, inputs: dict[str, Any], message: str) -> None:

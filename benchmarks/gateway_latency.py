@@ -16,22 +16,27 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
+import uvicorn
 
 from gateway.errors import GatewayError
 from gateway.tensors import encode
 from gateway.triton import Triton
 
 ROOT = Path(__file__).resolve().parents[1]
+BARE_EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"' + b"word " * 40 + b'"}}]}\n\n'
 MESSAGES = [{"role": "user", "content": "Name a colour."}]
 
 
 class HttpStream:
     """A client as thin as can be, so that its own cost does not count as the gateway's: one kept-alive connection."""
+
+    path = "/v1/chat/completions"
 
     def __init__(self, base_url: str) -> None:
         self.host, self.port = urlsplit(base_url).hostname, urlsplit(base_url).port
@@ -43,7 +48,7 @@ class HttpStream:
         """Returns the seconds to the first content chunk, and the number of events."""
         options = {"max_tokens": max_tokens, "temperature": 0, "stream": True, "ignore_eos": True}
         body = orjson.dumps({"messages": MESSAGES, **options})
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {self.host}\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST {self.path} HTTP/1.1\r\nHost: {self.host}\r\nContent-Length: {len(body)}\r\n\r\n"
         started = time.perf_counter()
         self.writer.write(head.encode() + body)
         text = await self.reader.readuntil(b'"delta":{"content":')
@@ -88,8 +93,36 @@ async def measure(arguments: argparse.Namespace, gateway_pid: int | None) -> Non
     print(f"one stream: {events} events in {seconds:.2f} s = {events / seconds:.0f} events/s")
     if gateway_pid is not None:
         print(f"            {events / cpu:.0f} events per second of the gateway's CPU time")
+        await measure_bare(arguments)
     http.writer.close()
     await triton.close()
+
+
+async def measure_bare(arguments: argparse.Namespace) -> None:
+    """The same number of events of the same length from an app that only sends them, one by one."""
+    bare = HttpStream(arguments.bare_url)
+    for _ in range(100):
+        with suppress(OSError):
+            await bare.open()
+            break
+        await asyncio.sleep(0.1)
+    cpu = cpu_seconds(arguments.bare_pid)
+    _, events = await bare.ask(arguments.tokens)
+    cpu = cpu_seconds(arguments.bare_pid) - cpu
+    print(f"            {events / cpu:.0f} of a bare uvicorn app that has them all and sends one by one")
+    bare.writer.close()
+
+
+async def bare_app(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] != "http":
+        return
+    asked = orjson.loads((await receive())["body"])["max_tokens"]
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for _ in range(asked):
+        await send({"type": "http.response.body", "body": BARE_EVENT, "more_body": True})
+        # As a real stream does, it lets others run between two events.
+        await asyncio.sleep(0)
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def wait_until_ready(triton: Triton, http: HttpStream) -> None:
@@ -120,6 +153,8 @@ def own_system(arguments: argparse.Namespace) -> Iterator[int]:
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as probe:
         port_file, port = Path(folder) / "port", probe.getsockname()[1]
         probe.close()
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            bare_port = other.getsockname()[1]
         processes = [subprocess.Popen([sys.executable, str(ROOT / "tests/fake_triton.py"), str(port_file)])]
         try:
             while not port_file.exists() or not port_file.read_text():
@@ -128,6 +163,8 @@ def own_system(arguments: argparse.Namespace) -> Iterator[int]:
             options = ["--port", str(port), "--triton-grpc", arguments.triton_grpc, "--triton-metrics", ""]
             command = [sys.executable, "-m", "gateway", *options, "--log-level", "warning"]
             processes.append(subprocess.Popen(command, cwd=ROOT))
+            processes.append(subprocess.Popen([sys.executable, __file__, "--bare-port", str(bare_port)], cwd=ROOT))
+            arguments.bare_url, arguments.bare_pid = f"http://127.0.0.1:{bare_port}", processes[2].pid
             yield processes[1].pid
         finally:
             for process in reversed(processes):
@@ -142,7 +179,11 @@ def main() -> None:
     parser.add_argument("--entry", default="llm", help="the chat model's entry in Triton")
     parser.add_argument("--requests", type=int, default=300)
     parser.add_argument("--tokens", type=int, help="length of the counted stream; 20000 or, with --base-url, 500")
+    parser.add_argument("--bare-port", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.bare_port:
+        uvicorn.run(bare_app, port=arguments.bare_port, loop="uvloop", http="httptools", log_level="error")
+        return
     arguments.tokens = arguments.tokens or (500 if arguments.base_url else 20_000)
     if arguments.base_url:
         asyncio.run(measure(arguments, None))

@@ -10,14 +10,16 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
+from gateway.control import ModelControl
 from gateway.disconnect import until_disconnect
 from gateway.discovery import Discovery, ServedModel
-from gateway.errors import ClientGone
+from gateway.errors import ClientGone, UpstreamFault
+from gateway.fetch import MediaFetcher
 from gateway.limits import Admission
 from gateway.metrics import Metrics
-from gateway.settings import Settings
+from gateway.settings import Settings, split
 from gateway.tensors import Value, encode
-from gateway.triton import Triton, TritonStream
+from gateway.triton import Triton, TritonStream, read_credentials
 from gateway.watch import StreamWatch
 
 Result = TypeVar("Result")
@@ -31,6 +33,10 @@ class Services:
     triton: Triton
     discovery: Discovery
     watch: StreamWatch
+    media: MediaFetcher
+    videos: MediaFetcher
+    sounds: MediaFetcher
+    control: ModelControl
 
     @asynccontextmanager
     async def generation(
@@ -40,6 +46,16 @@ class Services:
         async with self.triton.stream(model.entry, request_id, encode(inputs)) as stream:
             with self.watch.watching(stream, model.steps):
                 yield stream
+
+    async def once(self, entry: str, inputs: Mapping[str, Value]) -> dict[str, bytes]:
+        """Asks an entry that answers with one response."""
+        async with self.triton.stream(entry, "", encode(inputs)) as stream:
+            with self.watch.watching(stream, frozenset({entry})):
+                response = await anext(stream, None)
+            stream.finished = True
+        if response is None:
+            raise UpstreamFault("The model did not answer.")
+        return response
 
     async def while_connected(self, request: Request, work: Coroutine[Any, Any, Result]) -> Result:
         """Awaits `work` for a client whose body has been read; raises ClientGone when the client leaves."""
@@ -53,10 +69,17 @@ class Services:
 @asynccontextmanager
 async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
     """Opens the channel and starts discovery; Triton need not be up."""
-    triton = Triton(settings.triton_grpc)
+    triton = Triton(settings.triton_grpc, read_credentials(settings))
     discovery = Discovery(triton, settings.discovery_interval_s)
     watch = StreamWatch(triton, settings.watch_interval_s, settings.stream_idle_s, metrics.count_cancel)
-    services = Services(settings, metrics, Admission(settings.max_concurrency), triton, discovery, watch)
+    allowed, timeout_s = (settings.allowed_media_hosts, settings.allowed_media_folder), settings.media_timeout_s
+    media = MediaFetcher(*allowed, settings.max_image_bytes, timeout_s)
+    videos = MediaFetcher(*allowed, settings.max_video_bytes, timeout_s, kind="video")
+    sounds = MediaFetcher(*allowed, settings.max_audio_bytes, timeout_s, kind="audio")
+    control = ModelControl(triton, discovery, watch, split(settings.loadable_models))
+    services = Services(
+        settings, metrics, Admission(settings.max_concurrency), triton, discovery, watch, media, videos, sounds, control
+    )
     refreshing = asyncio.ensure_future(discovery.run())
     try:
         yield services
@@ -64,6 +87,10 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         refreshing.cancel()
         await asyncio.gather(refreshing, return_exceptions=True)
         await watch.close()
+        await media.close()
+        await videos.close()
+        await sounds.close()
+        await control.close()
         await triton.close()
 
 

@@ -9,10 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gateway.errors import GatewayError, InvalidRequest, ModelNotFound, Unavailable
+from gateway.limits import CALLER
+from gateway.reasoning import FORMATS
+from gateway.tools import PARSERS
 from gateway.triton import EntryConfig, EntryState, Triton
 
 log = logging.getLogger("trimodal.gateway")
@@ -21,6 +25,8 @@ log = logging.getLogger("trimodal.gateway")
 CONFIG_AGE_S = 10.0
 # Unknown ids make the gateway ask Triton, so a flood of them must not become a flood there.
 MISS_AGE_S = 0.05
+# The entry with the tokenizer of the model whose checkpoint it names.
+TOKENIZER = "tokenizer"
 DEFAULT_MODALITIES = {"chat": "text", "transcription": "audio", "embedding": "text"}
 
 
@@ -33,17 +39,37 @@ class ServedModel:
     task: str
     input_modalities: tuple[str, ...]
     max_model_len: int | None
+    # How its text is read, see gateway/tools and gateway/reasoning.py; empty where it is plain text.
+    tool_call_parser: str
+    reasoning_parser: str
+    # The entry that has its tokenizer, if there is one.
+    tokenizer: str | None
     # `steps` carry a request; `needs` must be ready as well for the model to do all it says.
     steps: frozenset[str]
     needs: frozenset[str]
 
-    def card(self, model_id: str, created: int) -> dict[str, Any]:
+    @property
+    def capabilities(self) -> list[str]:
+        """What clients may ask for, in words of this project; there is no common list of such words."""
+        if self.task != "chat":
+            return [self.task]
+        has = {
+            "vision": "image" in self.input_modalities,
+            "tools": self.tool_call_parser,
+            "reasoning": self.reasoning_parser,
+            "tokenize": self.tokenizer,
+        }
+        return ["chat", "completions", *(name for name, value in has.items() if value)]
+
+    def card(self, model_id: str, created: int, ready: bool) -> dict[str, Any]:
         return {
             "id": model_id,
             "object": "model",
             "created": created,
             "owned_by": "trimodal",
             "task": self.task,
+            "ready": ready,
+            "capabilities": self.capabilities,
             "input_modalities": list(self.input_modalities),
             "max_model_len": self.max_model_len,
             "root": self.entry,
@@ -87,6 +113,21 @@ class Discovery:
                 self.live = False
             self._refreshed_at = time.monotonic()
 
+    async def reread(self) -> None:
+        """Looks again, at every configuration too: an entry was loaded with another one."""
+        self._configs_at = float("-inf")
+        await self.refresh()
+
+    def checkpoint_of(self, entry: str) -> str | None:
+        """The parameter `model` of an entry, also while it is unloaded."""
+        return self._configs[entry].parameters.get("model") if entry in self._configs else None
+
+    def sharing_checkpoint(self, entry: str) -> list[str]:
+        """The entries with the checkpoint of `entry`, and `entry` itself at the end."""
+        checkpoint = self.checkpoint_of(entry)
+        others = [name for name in sorted(self._configs) if self.checkpoint_of(name) == checkpoint and name != entry]
+        return [*(others if checkpoint else ()), entry]
+
     async def find(self, model_id: str | None, task: str) -> ServedModel:
         """Returns the model of that id; without one, the only model of that task.
 
@@ -97,7 +138,8 @@ class Discovery:
             # It may be a model loaded since the last look.
             await self.refresh(not_since=time.monotonic() - MISS_AGE_S)
             model = self._lookup(model_id, task)
-        if model is None:
+        # To a caller without the right to it, a model is not there: names may tell as well.
+        if model is None or not CALLER.get().may_use(model.ids):
             raise self._miss(model_id, task)
         if model.task != task:
             raise InvalidRequest(f"The model {model.ids[0]!r} does {model.task}, not {task}.", "model", "unsupported")
@@ -106,6 +148,15 @@ class Discovery:
     def unready(self, model: ServedModel) -> list[str]:
         """Names the entries that keep a model from being ready."""
         return sorted(name for name in model.needs if not self.state_of(name).ready)
+
+    def card(self, model_id: str) -> dict[str, Any]:
+        """The model object of an id that is known; those that the caller may use are `visible_ids`."""
+        model = self.models[model_id]
+        return model.card(model_id, self.created, ready=self.live and not self.unready(model))
+
+    def visible_ids(self) -> list[str]:
+        caller = CALLER.get()
+        return [model_id for model_id, model in self.models.items() if caller.may_use(model.ids)]
 
     def state_of(self, name: str) -> EntryState:
         return self.entries.get(name, EntryState("MISSING", "")) if self.live else EntryState("UNKNOWN", "")
@@ -125,7 +176,7 @@ class Discovery:
             return Unavailable("No model is served yet.")
         if not model_id:
             return InvalidRequest(f"Name a model: there is not exactly one for {task}.", "model", "missing_required")
-        return ModelNotFound(f"The model {model_id[:200]!r} does not exist.", "model")
+        return ModelNotFound(f"The model {model_id[:200]!r} does not exist, or this key may not use it.", "model")
 
     async def _read(self) -> None:
         self.entries = await self._triton.index()
@@ -172,9 +223,28 @@ def _model_of(name: str, configs: dict[str, EntryConfig]) -> ServedModel:
     modalities = _split(parameters.get("input_modalities", "")) or (DEFAULT_MODALITIES.get(task, "text"),)
     if task == "chat" and "image" in modalities and not parameters.get("vision_endpoint"):
         needs |= _with_steps(parameters.get("vision_model") or "vision", configs)
-    ids = _split(parameters.get("served_model_name", "")) or (name,)
-    max_model_len = int(length) if length.isdecimal() else None
-    return ServedModel(ids, name, task, modalities, max_model_len, frozenset(steps), frozenset(needs))
+    tokenizer = configs.get(TOKENIZER)
+    same = tokenizer is not None and tokenizer.parameters.get("model") == parameters.get("model")
+    return ServedModel(
+        ids=_split(parameters.get("served_model_name", "")) or (name,),
+        entry=name,
+        task=task,
+        input_modalities=modalities,
+        max_model_len=int(length) if length.isdecimal() else None,
+        tool_call_parser=_known(parameters, "tool_call_parser", PARSERS, name),
+        reasoning_parser=_known(parameters, "reasoning_parser", FORMATS, name),
+        tokenizer=TOKENIZER if same and task == "chat" else None,
+        steps=frozenset(steps),
+        needs=frozenset(needs),
+    )
+
+
+def _known(parameters: Mapping[str, str], key: str, known: Iterable[str], name: str) -> str:
+    value = parameters.get(key, "")
+    if value and value not in known:
+        log.warning("entry %s: %s is %r, known are %s; it is ignored", name, key, value, ", ".join(known))
+        return ""
+    return value
 
 
 def _with_steps(name: str, configs: dict[str, EntryConfig]) -> set[str]:

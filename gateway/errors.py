@@ -1,12 +1,15 @@
-"""The errors a client can meet, named by what the client can do about them, and their OpenAI form.
+"""The errors a client can meet, named by what the client can do about them, in the forms of OpenAI and Anthropic.
 
     GatewayError
     ├── InvalidRequest      400  send something else
     │   ├── Unsupported     400  code `unsupported`: choose another model, or leave the field out
     │   └── ContextOverflow 400  code `context_length_exceeded`: send less, or ask for less
+    ├── Unauthorized        401  code `invalid_api_key`
+    ├── Forbidden           403  code `insufficient_permissions`: use a key that may
     ├── ModelNotFound       404  code `model_not_found`
     ├── RouteNotFound       404
     ├── MethodNotAllowed    405
+    ├── Conflict            409  undo first what stands against it
     ├── PayloadTooLarge     413
     ├── Overloaded          429  come back after Retry-After
     ├── ClientGone          499  nobody reads this answer
@@ -21,12 +24,25 @@ Knows the text form `[CODE] field: message` of docs/contracts.md; knows neither 
 from __future__ import annotations
 
 import logging
+import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 log = logging.getLogger("trimodal.gateway")
+
+
+_MESSAGES_KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 
 
 class GatewayError(Exception):
@@ -47,9 +63,24 @@ class GatewayError(Exception):
         """The OpenAI error object; all four keys are always there."""
         return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
 
+    @property
+    def messages_body(self) -> dict[str, Any]:
+        """The same in Anthropic's form; the field at fault is named in the message."""
+        text = str(self)
+        if self.param and self.param not in text:
+            text = f"{self.param}: {text}"
+        kind = _MESSAGES_KINDS.get(self.status, "invalid_request_error" if self.status < 500 else "api_error")
+        return {"type": "error", "error": {"type": kind, "message": text}}
+
     def renamed(self, param: str) -> GatewayError:
         """The same error, under the name that the client used for the field."""
-        return type(self)(param + str(self).removeprefix(self.param or ""), param, self.code)
+        text, old = str(self), self.param or ""
+        return type(self)(param + text.removeprefix(old) if old and text.startswith(old) else text, param, self.code)
+
+    def under(self, names: Mapping[str, str]) -> GatewayError:
+        """This error, renamed if `names` has another name for its field, or for an object that its field is in."""
+        name = path_under(self.param or "", names)
+        return self if name == (self.param or "") else self.renamed(name)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -57,6 +88,15 @@ class GatewayError(Exception):
 
     def to_json(self) -> bytes:
         return orjson.dumps(self.body)
+
+
+def path_under(path: str, names: Mapping[str, str]) -> str:
+    """A dotted path, its longest part that `names` has replaced by the name there."""
+    found, rest = path, ""
+    while found and found not in names:
+        found, _, last = found.rpartition(".")
+        rest = f".{last}{rest}"
+    return names[found] + rest if found else path
 
 
 class InvalidRequest(GatewayError):
@@ -71,6 +111,18 @@ class ContextOverflow(InvalidRequest):
     default_code = "context_length_exceeded"
 
 
+class Unauthorized(GatewayError):
+    status, kind, default_code = 401, "invalid_request_error", "invalid_api_key"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class Forbidden(GatewayError):
+    status, kind, default_code = 403, "invalid_request_error", "insufficient_permissions"
+
+
 class ModelNotFound(GatewayError):
     status, kind, default_code = 404, "invalid_request_error", "model_not_found"
 
@@ -83,6 +135,10 @@ class MethodNotAllowed(GatewayError):
     status, kind, default_code = 405, "invalid_request_error", "method_not_allowed"
 
 
+class Conflict(GatewayError):
+    status, kind, default_code = 409, "invalid_request_error", "conflict"
+
+
 class PayloadTooLarge(GatewayError):
     # No `Connection: close` here: uvicorn would reset the connection under a client that still sends its body, and the
     # client would see a broken pipe instead of this answer. Without it uvicorn reads the rest and throws it away.
@@ -92,6 +148,13 @@ class PayloadTooLarge(GatewayError):
 class Overloaded(GatewayError):
     status, kind, default_code = 429, "rate_limit_error", "rate_limit_exceeded"
     retry_after_s = 1
+
+
+def rate_limited(message: str, wait_s: float) -> Overloaded:
+    """The refusal of a caller that may come back in `wait_s` seconds."""
+    error = Overloaded(f"{message} Try again in {wait_s:.1f} s.")
+    error.retry_after_s = math.ceil(wait_s)
+    return error
 
 
 class ClientGone(GatewayError):
@@ -136,6 +199,7 @@ BY_CODE: dict[str, type[GatewayError]] = {
 PARAM_OF_TENSOR = {
     "stop_words": "stop",
     "image": "messages",
+    "video": "messages",
     "text_input": "messages",
     "return_log_probs": "logprobs",
     "num_return_sequences": "n",

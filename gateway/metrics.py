@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import os
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 # Dense where interactive answers lie, up to the limit on silence.
 FIRST_TOKEN_BUCKETS_S = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10, 20, 60)
 SCRAPE_TIMEOUT_S = 1.0
+# Prometheus' own variable: the folder in which several workers keep their numbers, so that each can tell those of all.
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class Metrics:
@@ -20,7 +25,12 @@ class Metrics:
         self.requests = Counter(
             "trimodal_gateway_requests", "Answered requests", ["route", "status"], registry=self.registry
         )
-        self.in_flight = Gauge("trimodal_gateway_requests_in_flight", "Requests being served", registry=self.registry)
+        self.in_flight = Gauge(
+            "trimodal_gateway_requests_in_flight",
+            "Requests being served",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
         self.first_token = Histogram(
             "trimodal_gateway_first_token_seconds",
             "Time from the request to the first response of the model",
@@ -44,8 +54,21 @@ class Metrics:
     async def render(self, triton_endpoint: str) -> bytes:
         """Prometheus text; Triton's part is missing while its endpoint cannot be reached."""
         # http.client knows no asyncio, and a client library would be a dependency for one GET.
-        own = generate_latest(self.registry)
+        own = generate_latest(
+            _of_all_workers(os.environ[SHARED_FOLDER]) if SHARED_FOLDER in os.environ else self.registry
+        )
         return own + (await asyncio.to_thread(_scrape, triton_endpoint) if triton_endpoint else b"")
+
+
+def _of_all_workers(folder: str) -> CollectorRegistry:
+    for path in Path(folder).glob("gauge_live*_*.db"):
+        pid = int(path.stem.rpartition("_")[2])
+        # A worker that was killed took its requests with it, but not its gauge.
+        if not Path(f"/proc/{pid}").exists():
+            mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
+    return registry
 
 
 def _scrape(endpoint: str) -> bytes:

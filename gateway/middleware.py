@@ -45,7 +45,11 @@ class RequestScope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", request_id.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                ]
             await send(message)
 
         self.metrics.in_flight.inc()
@@ -55,7 +59,7 @@ class RequestScope:
             log.exception("internal fault")
             # After the status line nothing can be put right; the server then closes the connection.
             if status == 0:
-                await error_response(InternalFault())(scope, receive, tagged)
+                await error_response(InternalFault(), scope["path"])(scope, receive, tagged)
         finally:
             self.metrics.in_flight.dec()
             self._record(scope, status or ClientGone.status, time.perf_counter() - started)

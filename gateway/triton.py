@@ -7,17 +7,21 @@ stream hides the call that has to be cancelled.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
+from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped]
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from gateway.errors import GatewayError, from_status, from_wire
+from gateway.errors import GatewayError, UpstreamFault, from_status, from_wire
+from gateway.settings import SettingError, Settings
 from gateway.tensors import Tensor
 
 CHANNEL_OPTIONS = [
@@ -34,6 +38,8 @@ CHANNEL_OPTIONS = [
 # These calls only read Triton's memory: one that takes longer tells the same as one that fails.
 CALL_TIMEOUT_S = 2.0
 DRAIN_TIMEOUT_S = 1.0
+# A large checkpoint takes minutes.
+LOAD_TIMEOUT_S = 1800.0
 
 
 class EntryState(NamedTuple):
@@ -57,8 +63,11 @@ class EntryConfig(NamedTuple):
 class Triton:
     """A channel that may be opened before Triton is up and outlives its restarts. Errors are GatewayError."""
 
-    def __init__(self, endpoint: str) -> None:
-        self._channel = grpc.aio.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
+    def __init__(self, endpoint: str, credentials: grpc.ChannelCredentials | None = None) -> None:
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
+        else:
+            self._channel = grpc.aio.secure_channel(endpoint, credentials, options=CHANNEL_OPTIONS)
         self._stub = GRPCInferenceServiceStub(self._channel)
 
     async def close(self) -> None:
@@ -77,6 +86,30 @@ class Triton:
         reply = await _unary(self._stub.ModelConfig(pb.ModelConfigRequest(name=name), timeout=CALL_TIMEOUT_S))
         parameters = {key: value.string_value for key, value in reply.config.parameters.items()}
         return EntryConfig(parameters, tuple(step.model_name for step in reply.config.ensemble_scheduling.step))
+
+    async def config_json(self, name: str) -> dict[str, Any]:
+        """The whole configuration, in the form that `load` takes."""
+        reply = await _unary(self._stub.ModelConfig(pb.ModelConfigRequest(name=name), timeout=CALL_TIMEOUT_S))
+        config: dict[str, Any] = MessageToDict(reply.config, preserving_proto_field_name=True)
+        return config
+
+    async def load(self, name: str, config: Mapping[str, Any] | None = None) -> None:
+        """Loads an entry, with another configuration than the repository's if there is one. May take minutes."""
+        request = pb.RepositoryModelLoadRequest(model_name=name)
+        if config is not None:
+            request.parameters["config"].string_param = json.dumps(config)
+        try:
+            await self._stub.RepositoryModelLoad(request, timeout=LOAD_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            # Only the first line: a traceback of the model's process may follow.
+            reason = (error.details() or error.code().name).strip().split("\n")[0]
+            raise UpstreamFault(f"{name}: {reason}") from error
+
+    async def unload(self, name: str) -> None:
+        """Unloads an entry and the ensembles that contain it; returns at once, and open requests run on."""
+        request = pb.RepositoryModelUnloadRequest(model_name=name)
+        request.parameters["unload_dependents"].bool_param = True
+        await _unary(self._stub.RepositoryModelUnload(request, timeout=CALL_TIMEOUT_S))
 
     def stream(self, model: str, request_id: str, tensors: Iterable[Tensor]) -> TritonStream:
         """Opens one call; leave it as a context manager, which cancels what still runs."""
@@ -148,6 +181,23 @@ class TritonStream:
     async def _read_to_end(self) -> None:
         while await self._read() is not grpc.aio.EOF:
             pass
+
+
+def read_credentials(settings: Settings) -> grpc.ChannelCredentials | None:
+    """TLS to Triton, with a certificate of our own if there is one. Raises SettingError."""
+    if not settings.triton_ca_file:
+        return None
+    pems = [
+        _read_pem(name, getattr(settings, name)) for name in ("triton_ca_file", "triton_key_file", "triton_cert_file")
+    ]
+    return grpc.ssl_channel_credentials(*pems)
+
+
+def _read_pem(name: str, path: str) -> bytes | None:
+    try:
+        return Path(path).read_bytes() if path else None
+    except OSError as error:
+        raise SettingError(name, path, f"cannot be read: {error.strerror}") from None
 
 
 async def _unary(call: Any) -> Any:

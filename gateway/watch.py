@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
 
@@ -43,6 +43,11 @@ class StreamWatch:
             yield stream
         finally:
             del self._open[stream]
+
+    def let_end(self, entries: Iterable[str]) -> None:
+        """Before these are unloaded: Triton lets their open streams end, and only the limit on silence still holds."""
+        going = frozenset(entries)
+        self._open.update({stream: frozenset() for stream, needed in self._open.items() if needed & going})
 
     async def close(self) -> None:
         if self._task is not None:

@@ -13,6 +13,9 @@ from launcher.errors import LauncherError
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 GENERATING = ("ForCausalLM", "ForConditionalGeneration")
 
+# Those whose videos `image_frontend` reads.
+VIDEO_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointFacts:
@@ -22,6 +25,7 @@ class CheckpointFacts:
     family: str
     task: str
     takes_images: bool
+    takes_videos: bool
     max_model_len: int | None
 
 
@@ -41,6 +45,7 @@ def read_facts(source: str) -> CheckpointFacts:
         family=family,
         task="transcription" if family == "whisper" else "chat",
         takes_images="vision_config" in config,
+        takes_videos=family in VIDEO_FAMILIES,
         max_model_len=text.get("max_position_embeddings") or config.get("max_position_embeddings"),
     )
 

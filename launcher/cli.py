@@ -1,4 +1,4 @@
-"""The command line: `serve`, `test`, `repository build`. Reads flags, calls the command, prints an error as a sentence.
+"""The command line: `serve`, `key`, `test`, `repository build`. Reads flags, calls commands, prints an error.
 
 Imports nothing but the standard library, so that help and mistakes are told before anything is installed.
 """
@@ -14,10 +14,11 @@ from typing import Any, NoReturn
 from launcher.checkpoint import default_name
 from launcher.commands import LOG_LEVELS
 from launcher.errors import LauncherError
-from launcher.flags import add_engine_flags, parameters_from
+from launcher.flags import add_engine_flags, add_gateway_flags, gateway_settings_from, parameters_from, positive
 from launcher.options import ROOT, Checkpoint, ModelOptions, ServeOptions, project_version
 from launcher.ports import Ports
 
+HOST = "127.0.0.1"
 USAGE = """A gRPC-first inference backend for text, images and speech on NVIDIA Triton.
 
 environment:
@@ -60,6 +61,14 @@ def _run(arguments: list[str]) -> int:
     given = make_parser().parse_args(arguments)
     if given.command == "repository":
         return _build_repository(given)
+    if given.command == "key":
+        from launcher.key import add_key
+
+        limits = {
+            name: getattr(given, name) for name in ("requests_per_minute", "tokens_per_minute", "max_concurrency")
+        }
+        print(add_key(given.file, given.name, limits, given.models, given.admin))
+        return 0
     from launcher.serve import serve
 
     return serve(serve_options(given))
@@ -70,6 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"trimodal {project_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_serve(commands.add_parser("serve", help="start tritonserver and the gateway"))
+    _add_key(commands.add_parser("key", help="make an API key for the gateway"))
     commands.add_parser("test", help="run the tests; further arguments go to pytest", add_help=False)
     repository = commands.add_parser("repository", help="write a model repository without starting it")
     build = repository.add_subparsers(dest="action", metavar="ACTION", required=True).add_parser(
@@ -87,6 +97,8 @@ def check(arguments: Sequence[str]) -> None:
 
 
 def serve_options(given: argparse.Namespace) -> ServeOptions:
+    if not given.gateway and given.host != HOST:
+        raise LauncherError(f"--host {given.host} is the gateway's; with --no-gateway say --triton-host {given.host}")
     return ServeOptions(
         host=given.host,
         ports=Ports(given.port, given.grpc_port, given.metrics_port, given.triton_http_port),
@@ -96,6 +108,8 @@ def serve_options(given: argparse.Namespace) -> ServeOptions:
         log_file=given.log_file,
         log_level=given.log_level,
         gateway=given.gateway,
+        triton_host=given.triton_host,
+        gateway_settings=gateway_settings_from(given),
     )
 
 
@@ -125,7 +139,13 @@ def _refuse_twins(checkpoints: list[Checkpoint]) -> None:
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--host", default=HOST, help=f"address the gateway listens on (default {HOST})")
+    parser.add_argument(
+        "--triton-host",
+        default=HOST,
+        metavar="HOST",
+        help=f"address tritonserver listens on (default {HOST}); whoever reaches it needs no key and may unload models",
+    )
     parser.add_argument(
         "--port", type=int, default=8000, help="the gateway's (default 8000); 0, here and below: any free port"
     )
@@ -146,7 +166,18 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-gateway", dest="gateway", action="store_false", help="tritonserver alone, for gRPC clients"
     )
+    add_gateway_flags(parser)
     _add_models(parser)
+
+
+def _add_key(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help="the key file; it is made if there is none")
+    parser.add_argument("name", metavar="NAME", help="whose key it is")
+    parser.add_argument("--requests-per-minute", type=positive, metavar="N")
+    parser.add_argument("--tokens-per-minute", type=positive, metavar="N", help="of prompts and answers together")
+    parser.add_argument("--max-concurrency", type=positive, metavar="N", help="requests at once")
+    parser.add_argument("--models", metavar="ID,...", help="the only ones that it may use")
+    parser.add_argument("--admin", action="store_true", help="it may load and unload models")
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from launcher.options import ServeOptions
 from launcher.ports import Ports, address, connect_host
 from launcher.triton_install import TritonInstallation
 
@@ -45,22 +46,21 @@ def triton_command(
 
 def triton_environment(installation: TritonInstallation, host: str, ports: Ports) -> dict[str, str]:
     endpoint = address(connect_host(host), ports.grpc)
-    # Several processes share the cores: a thread that spins while it waits for another starves it (decision 0013).
-    defaults = {"OMP_WAIT_POLICY": "passive", **os.environ}
-    return {**installation.environment(defaults), "TRIMODAL_GRPC_ENDPOINT": endpoint}
+    return {**installation.environment(dict(os.environ)), "TRIMODAL_GRPC_ENDPOINT": endpoint}
 
 
-def gateway_command(host: str, ports: Ports, log_level: str) -> list[str]:
-    reached = connect_host(host)
+def gateway_command(options: ServeOptions, ports: Ports) -> list[str]:
+    triton = connect_host(options.triton_host)
     return [
         sys.executable,
         "-m",
         "gateway",
-        f"--host={host}",
+        f"--host={options.host}",
         f"--port={ports.http}",
-        f"--triton-grpc={address(reached, ports.grpc)}",
-        f"--triton-metrics={address(reached, ports.metrics)}",
-        f"--log-level={log_level}",
+        f"--triton-grpc={address(triton, ports.grpc)}",
+        f"--triton-metrics={address(triton, ports.metrics)}",
+        f"--log-level={options.log_level}",
+        *(f"--{name.replace('_', '-')}={value}" for name, value in options.gateway_settings.items()),
     ]
 
 

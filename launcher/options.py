@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from launcher.ports import Ports
+from launcher.ports import Ports, address, connect_host
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache"
@@ -50,6 +50,15 @@ class ServeOptions:
     log_file: str | None = None
     log_level: str = "info"
     gateway: bool = True
+    # Native clients need no key, and may load and unload models: their ports are opened on their own.
+    triton_host: str = "127.0.0.1"
+    # Settings of the gateway by name, as its own command line has them.
+    gateway_settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def url(self, ports: Ports) -> str:
+        """The gateway's, as this machine reaches it."""
+        scheme = "https" if self.gateway_settings.get("tls_cert_file") else "http"
+        return f"{scheme}://{address(connect_host(self.host), ports.http)}"
 
     def log_path(self, ports: Ports) -> Path | None:
         if self.log_file == "-":

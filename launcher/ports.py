@@ -35,13 +35,17 @@ class Ports:
         os.replace(partial, path)
 
 
-def choose_ports(host: str, wanted: Ports) -> Ports:
-    """Replace each 0 by a free port; raises LauncherError for one that is taken or asked for twice."""
+def choose_ports(host: str, wanted: Ports, triton_host: str | None = None) -> Ports:
+    """Replace each 0 by a free port; raises LauncherError for one that is taken or asked for twice.
+
+    tritonserver's ports are those of `triton_host`, or of `host` as well if it is None.
+    """
+    hosts = dict.fromkeys(FLAGS, triton_host or host) | {"http": host}
     with ExitStack() as held:
         chosen: dict[str, int] = {}
         # Given ports first: a free one must not take the place of one that was asked for.
         for name, port in sorted(dataclasses.asdict(wanted).items(), key=lambda item: item[1] == 0):
-            listener = _bind_any(host) if port == 0 else _bind(host, port, FLAGS[name])
+            listener = _bind_any(hosts[name]) if port == 0 else _bind(hosts[name], port, FLAGS[name])
             held.enter_context(listener)
             chosen[name] = listener.getsockname()[1]
         return Ports(**chosen)

@@ -20,7 +20,7 @@ from launcher.pbtxt import parameters_of, read_config, write_config
 
 CHAT_ENTRIES = ("llm", "tokenizer")
 VISION_ENTRIES = ("image_frontend", "vision_encoder", "vision", "multimodal_chat")
-SPEECH_ENTRIES = ("audio_frontend", "whisper", "transcription")
+SPEECH_ENTRIES = ("audio_frontend", "whisper", "whisper_bls", "transcription")
 
 # What an operator sets for any checkpoint; all else was chosen for the checkpoint that is replaced.
 KEPT = frozenset({"engine", "max_duration"})
@@ -30,6 +30,8 @@ TAKERS = {
     "dtype": ("llm", "vision_encoder", "whisper"),
     "min_pixels": ("image_frontend",),
     "max_pixels": ("image_frontend",),
+    "video_fps": ("image_frontend",),
+    "max_video_frames": ("image_frontend",),
 }
 
 Configs = dict[str, tuple[Path, ModelConfig]]
@@ -64,7 +66,7 @@ def _chat_entries(source: Path, checkpoint: Checkpoint, suffix: str, parameters:
     _point_to(entries, facts)
     length = {"max_model_len": str(facts.max_model_len)} if facts.max_model_len else {}
     vision = {"vision_model": f"vision{suffix}"} if local_vision and suffix else {}
-    modalities = "text,image" if facts.takes_images else "text"
+    modalities = "text" + ",image" * facts.takes_images + ",video" * facts.takes_videos
     _set(entries[f"llm{suffix}"][1], {**_model_card("chat", checkpoint.name, modalities), **length, **vision})
     return entries
 
@@ -73,7 +75,7 @@ def _speech_entries(source: Path, checkpoint: Checkpoint) -> Configs:
     facts = _facts_for(checkpoint, "transcription", "--speech-model")
     entries = _pick(source, SPEECH_ENTRIES, {})
     _point_to(entries, facts)
-    _set(entries["transcription"][1], _model_card("transcription", checkpoint.name, "audio"))
+    _set(entries["whisper"][1], _model_card("transcription", checkpoint.name, "audio"))
     return entries
 
 

@@ -38,7 +38,7 @@ def serve(options: ServeOptions) -> int:
                 f"{repository} has no entry (a folder with a config.pbtxt); name another with --model-repository"
             )
         # Last, so that a port which is free now is used within milliseconds.
-        ports = choose_ports(options.host, options.ports)
+        ports = choose_ports(options.host, options.ports, options.triton_host)
         adopt_orphans()
         return asyncio.run(System(options, installation, repository, ports).run())
 
@@ -53,7 +53,7 @@ class System:
         self._ports = ports
         self._log = ProcessLog(options.log_path(ports))
         self._shm_prefix = f"trimodal_{os.getpid()}_"
-        self._url = f"http://{address(connect_host(options.host), ports.http)}"
+        self._url = options.url(ports)
         self._children: dict[str, ChildProcess] = {}
         self._ready = False
         self._hurry = False
@@ -62,7 +62,7 @@ class System:
         if self._options.port_file:
             # Whoever waits for the file must not read that of an earlier run.
             self._options.port_file.unlink(missing_ok=True)
-        self._client = TritonClient(address(connect_host(self._options.host), self._ports.grpc))
+        self._client = TritonClient(address(connect_host(self._options.triton_host), self._ports.grpc))
         self._stopping = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
@@ -122,9 +122,9 @@ class System:
             line.done()
 
     def _start(self, name: str) -> None:
-        host, level = self._options.host, self._options.log_level
+        host, level = self._options.triton_host, self._options.log_level
         if name == "gateway":
-            command, environment = gateway_command(host, self._ports, level), dict(os.environ)
+            command, environment = gateway_command(self._options, self._ports), dict(os.environ)
             folder, prefix = ROOT, ""
         else:
             # A model process imports from the folder it runs in: the user's may hold a numpy.py, or a folder `triton`.

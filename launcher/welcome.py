@@ -14,7 +14,7 @@ QUESTION = "Tell me about yourself."
 
 
 def welcome(options: ServeOptions, ports: Ports, repository: Path, log: str) -> str:
-    host = connect_host(options.host)
+    host = connect_host(options.triton_host)
     lines = [
         f"gRPC (KServe v2)   {address(host, ports.grpc)}",
         f"Triton HTTP        http://{address(host, ports.triton_http)}",
@@ -22,9 +22,11 @@ def welcome(options: ServeOptions, ports: Ports, repository: Path, log: str) -> 
         f"log                {log}",
     ]
     if options.gateway:
-        url = f"http://{address(host, ports.http)}"
+        url = options.url(ports)
         lines.insert(0, f"OpenAI API         {url}/v1")
         lines += ["", "Try it:", "", *_request_lines(url, repository)]
+        if options.gateway_settings.get("api_key_file"):
+            lines += ["", "It asks for a key: add -H 'Authorization: Bearer KEY'."]
     return "\n".join(["", "Trimodal is ready.", "", *(f"  {line}".rstrip() for line in lines), "", "Ctrl-C stops it."])
 
 

@@ -18,7 +18,16 @@ from python_backends.errors import OptionError
 Options = TypeVar("Options")
 
 # Told to the gateway, or used by Triton itself; an entry need not know them.
-FOREIGN_KEYS = frozenset({"task", "served_model_name", "input_modalities", "FORCE_CPU_ONLY_INPUT_TENSORS"})
+FOREIGN_KEYS = frozenset(
+    {
+        "task",
+        "served_model_name",
+        "input_modalities",
+        "tool_call_parser",
+        "reasoning_parser",
+        "FORCE_CPU_ONLY_INPUT_TENSORS",
+    }
+)
 
 
 def read_options(kind: type[Options], parameters: Mapping[str, str], folder: Path) -> Options:

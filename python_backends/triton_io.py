@@ -15,6 +15,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from python_backends.errors import BackendError, InternalFault, InvalidInput
+from python_backends.metrics import Metric
 
 Array = np.ndarray[Any, Any]
 
@@ -25,6 +26,8 @@ class Inputs:
     def __init__(self, request: Any) -> None:
         self._tensors = {tensor.name(): tensor for tensor in request.inputs()}
         self.request_id: str = request.request_id()
+        # Triton's own parameter of a request, in microseconds; 0 is none.
+        self.timeout_s: float | None = request.timeout() / 1e6 or None
 
     def array(self, name: str) -> Array | None:
         """The tensor without its batch dimension, or None when the request has none of that name."""
@@ -100,6 +103,23 @@ def answer_each(requests: list[Any], answer: Callable[[Inputs], Mapping[str, Arr
     return [_answer(request, answer) for request in requests]
 
 
+def tensors_of(request: Any) -> dict[str, Array]:
+    """Every input by name, flat: for entries whose clients do not agree about a batch dimension."""
+    return {tensor.name(): tensor.as_numpy().reshape(-1) for tensor in request.inputs()}
+
+
+def answer_as_it_is(answer: Callable[[], Mapping[str, Array]]) -> Any:
+    """A response whose arrays keep their shapes, or the error reply."""
+    try:
+        return _as_it_is(answer())
+    except Exception as error:  # becomes the error reply to this request
+        return error_response(error)
+
+
+def _as_it_is(outputs: Mapping[str, Array]) -> Any:
+    return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in outputs.items()])
+
+
 def _answer(request: Any, answer: Callable[[Inputs], Mapping[str, Array]]) -> Any:
     try:
         return response(answer(Inputs(request)))
@@ -116,6 +136,10 @@ class Responder:
     def send(self, outputs: Mapping[str, Array], final: bool = False) -> None:
         self._sender.send(response(outputs), pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0)
 
+    def send_as_it_is(self, outputs: Mapping[str, Array]) -> None:
+        """A response whose arrays keep their shapes."""
+        self._sender.send(_as_it_is(outputs))
+
     def fail(self, error: BaseException) -> None:
         self._sender.send(error_response(error), pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
@@ -125,6 +149,37 @@ class Responder:
 
     def is_cancelled(self) -> bool:
         return bool(self._sender.is_cancelled())
+
+
+class MetricBoard:
+    """The metrics port, where every number is labelled with the model's name. Each call is a trip to the server."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._families: dict[str, Any] = {}
+        self._shown: dict[tuple[str, ...], Any] = {}
+
+    def declare(self, metric: Metric) -> None:
+        self._find(metric, {})
+
+    def add(self, metric: Metric, labels: Mapping[str, str], value: float) -> None:
+        self._find(metric, labels).increment(value)
+
+    def set(self, metric: Metric, value: float) -> None:
+        self._find(metric, {}).set(value)
+
+    def observe(self, metric: Metric, value: float) -> None:
+        self._find(metric, {}).observe(value)
+
+    def _find(self, metric: Metric, labels: Mapping[str, str]) -> Any:
+        key = (metric.name, *labels.values())
+        if key not in self._shown:
+            if metric.name not in self._families:
+                kind = getattr(pb_utils.MetricFamily, metric.kind.upper())
+                self._families[metric.name] = pb_utils.MetricFamily(metric.name, metric.description, kind)
+            buckets = {"buckets": list(metric.buckets)} if metric.buckets else {}
+            self._shown[key] = self._families[metric.name].Metric(labels={"model": self._model, **labels}, **buckets)
+        return self._shown[key]
 
 
 @contextmanager

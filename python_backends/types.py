@@ -1,15 +1,14 @@
-"""The nouns that every engine and the `llm` entry share. Imports nothing of the project but its errors."""
+"""The nouns that every engine and the `llm` entry share. Imports nothing of the project but errors and features."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
-
-import numpy as np
+from typing import Literal, get_args
 
 from python_backends.errors import InvalidInput
+from python_backends.features import Array, LazyFeatures
 
 
 class FinishReason(str, Enum):
@@ -18,11 +17,34 @@ class FinishReason(str, Enum):
     ABORT = "abort"
 
 
+GuideKind = Literal["json", "json_schema", "regex", "ebnf_grammar", "choice", "structural_tag"]
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What the output must look like: `text` is the schema, pattern or grammar that `kind` says; empty for json."""
+
+    kind: GuideKind
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        known = get_args(GuideKind)
+        if self.kind not in known:
+            raise InvalidInput(f"must be one of {', '.join(known)}, got {self.kind!r}", "guided_decoding_guide_type")
+        if not self.text and self.kind != "json":
+            raise InvalidInput(f"the guide of type {self.kind} is empty", "guided_decoding_guide")
+
+
+# What is colder than this is greedy: logits divided by less leave the range of float32.
+_COLDEST = 1e-5
+
+
 @dataclass(frozen=True)
 class SamplingParams:
     """How the next token is drawn, and when to stop. Field names are those of vLLM and Hugging Face.
 
-    Raises InvalidInput, naming the field, for a value out of range.
+    `n` sequences continue the prompt, the i-th drawn with the seed `seed + i`. `min_tokens` come before any end: before
+    end tokens, `stop_token_ids` and `stop` words. Raises InvalidInput, naming the field, for a value out of range.
     """
 
     max_tokens: int | None = None
@@ -45,6 +67,8 @@ class SamplingParams:
     logprobs: bool = False
     top_logprobs: int = 0
     priority: int = 0
+    n: int = 1
+    guide: Guide | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
@@ -60,7 +84,7 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
-        return self.temperature == 0.0
+        return self.temperature < _COLDEST
 
 
 _RANGES: tuple[tuple[str, float, float], ...] = (
@@ -75,35 +99,50 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("frequency_penalty", -2, 2),
     ("top_logprobs", 0, 20),
     ("seed", 0, 2**64 - 1),
+    ("n", 1, 2**31 - 1),
+    ("priority", -(2**31), 2**31 - 1),
 )
 
 
 @dataclass(frozen=True)
 class ImageSpan:
-    """An image inside a prompt: the tokens `start` to `start + len(features)` stand for it.
+    """An image or a video inside a prompt: the tokens `start` to `start + len(features)` stand for it.
 
-    features [n, d] float32, one row per placeholder token; grid is Hugging Face's image_grid_thw; digest is the SHA-256
-    of the encoded image, the key of everything that is cached about it.
+    features [n, d] float32, one row per placeholder token, or the promise of them; grid is Hugging Face's
+    image_grid_thw; digest is the key of everything that is cached about the image. seconds_per_grid is the time between
+    the patches of a video, 0 for an image.
     """
 
     start: int
-    features: np.ndarray[Any, Any]
+    features: Array | LazyFeatures
     grid: tuple[int, int, int]
     digest: bytes
+    seconds_per_grid: float = 0.0
 
     @property
     def end(self) -> int:
         return self.start + len(self.features)
 
+    @property
+    def array(self) -> Array | None:
+        """The features if they are here."""
+        return self.features.array if isinstance(self.features, LazyFeatures) else self.features
+
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One prompt, placeholders already expanded to one token per image feature, and how to continue it."""
+    """One prompt, placeholders already expanded to one token per image feature, and how to continue it.
+
+    After `deadline`, a moment of time.monotonic(), it ends with DeadlineExceeded. Requests with different `cache_salt`
+    never find each other's prefixes.
+    """
 
     id: int
     prompt_ids: tuple[int, ...]
     sampling: SamplingParams
     images: tuple[ImageSpan, ...] = ()
+    deadline: float | None = None
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,9 +155,10 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class TokenEvent:
-    """What an engine emits: one new token, the end, or a failure that ends only this request.
+    """What an engine emits: one new token, the end of a sequence, or a failure that ends only this request.
 
-    `stop_token_id` is set when that token ended the generation (it is then not part of the text).
+    `index` says which of the request's sequences; `queued_s` how long it waited for its turn. `stop_token_id` is set
+    when that token ended the generation (it is then not part of the text).
     """
 
     token_id: int | None = None
@@ -127,6 +167,8 @@ class TokenEvent:
     stop_token_id: int | None = None
     num_cached_tokens: int = 0
     error: BaseException | None = None
+    index: int = 0
+    queued_s: float = 0.0
 
 
 Emit = Callable[[TokenEvent], None]

@@ -72,7 +72,10 @@ def whisper_text(folder: Path, samples: np.ndarray[Any, Any]) -> str:
     extractor = WhisperFeatureExtractor.from_pretrained(folder)
     features = extractor(samples, sampling_rate=16_000, return_tensors="pt").input_features
     with torch.inference_mode():
-        ids = model.generate(features, language="en", task="transcribe", do_sample=False)
+        # Random weights say timestamps unasked, and would be taken through the recording again for them.
+        ids = model.generate(
+            features, language="en", task="transcribe", do_sample=False, force_unique_generate_call=True
+        )
     return str(AutoTokenizer.from_pretrained(folder).batch_decode(ids, skip_special_tokens=True)[0]).strip()
 
 

@@ -17,6 +17,9 @@ import openai
 import psutil
 import pytest
 
+# Before any test imports torch: sets how its threads wait.
+import python_backends  # noqa: F401
+
 ROOT = Path(__file__).resolve().parent.parent
 _START_S = 300
 

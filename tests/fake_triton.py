@@ -7,6 +7,7 @@ It stands in for Triton in tests of the gateway only. Run as a program it echoes
 from __future__ import annotations
 
 import asyncio
+import json
 import struct
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -68,20 +69,23 @@ def demo_entries() -> dict[str, Entry]:
         "vision_encoder": Entry(),
         "vision": Entry(steps=("image_frontend", "vision_encoder")),
         "audio_frontend": Entry(),
-        "whisper": Entry(),
-        "transcription": Entry(speech, steps=("audio_frontend", "whisper")),
+        "whisper": Entry(speech),
+        "transcription": Entry(steps=("audio_frontend", "whisper")),
         "tokenizer": Entry(),
     }
 
 
 def token(text: str, finish: str = "", **more: Any) -> dict[str, Any]:
-    """One response of `llm`: seven prompt tokens, one token of its own."""
+    """One response of `llm`: seven prompt tokens, one token of its own; `sequence_index` among `more` numbers it."""
     counts = {"num_input_tokens": 7, "num_output_tokens": 1, "num_cached_tokens": 2, "num_image_tokens": 0}
     return {"text_output": text, "finish_reason": finish, "stop_reason": "", "logprobs": "", **counts, **more}
 
 
-def transcript(text: str, finish: str = "stop", duration: float = 2.25) -> dict[str, Any]:
-    return {"text": text, "audio_language": "en", "segments": "[]", "duration": duration, "finish_reason": finish}
+def transcript(text: str, finish: str = "stop", duration: float = 2.25, **more: Any) -> dict[str, Any]:
+    """One response of `whisper`: two tokens of text, after 113 of sound."""
+    counts = {"num_output_tokens": 2, "num_prompt_tokens": 4, "num_audio_tokens": 113}
+    heard = {"audio_language": "en", "audio_language_name": "english", "segments": "[]", "logprobs": ""}
+    return {"text": text, "duration": duration, "finish_reason": finish, **heard, **counts, **more}
 
 
 class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
@@ -91,8 +95,11 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
         self.entries = demo_entries()
         self.requests: list[Received] = []
         self.arrived = asyncio.Event()
+        self.loads: list[str] = []
+        self.load_fault = ""
         self.script: Callable[[Received], list[Any]] = lambda received: [token("Hello"), token(" world", "stop")]
         self.port = 0
+        self.credentials: grpc.ServerCredentials | None = None
         self._server: grpc.aio.Server | None = None
 
     @property
@@ -103,7 +110,10 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
         """Listens on a free port, or again on the port of the last time."""
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)])
         add_GRPCInferenceServiceServicer_to_server(self, self._server)
-        self.port = self._server.add_insecure_port(self.endpoint)
+        if self.credentials is None:
+            self.port = self._server.add_insecure_port(self.endpoint)
+        else:
+            self.port = self._server.add_secure_port(self.endpoint, self.credentials)
         await self._server.start()
 
     async def stop(self) -> None:
@@ -112,8 +122,8 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
             self._server = None
 
     async def next_request(self) -> Received:
-        """Waits at most a second for a request to be there and returns the last one."""
-        await asyncio.wait_for(self.arrived.wait(), 1)
+        """Waits at most ten seconds for a request to be there and returns the last one."""
+        await asyncio.wait_for(self.arrived.wait(), 10)
         return self.requests[-1]
 
     async def ServerLive(self, request: Any, context: Any) -> Any:
@@ -136,6 +146,23 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
         for step in entry.steps:
             reply.config.ensemble_scheduling.step.add(model_name=step)
         return reply
+
+    async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:
+        """With another configuration, an entry takes its parameters; `load_fault` makes the next loads fail."""
+        self.loads.append(request.model_name)
+        if self.load_fault:
+            await context.abort(grpc.StatusCode.INTERNAL, self.load_fault)
+        entry = self.entries[request.model_name]
+        if "config" in request.parameters:
+            given = json.loads(request.parameters["config"].string_param)["parameters"]
+            entry.parameters = {key: value["string_value"] for key, value in given.items()}
+        entry.state, entry.reason = "READY", ""
+        return pb.RepositoryModelLoadResponse()
+
+    async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:
+        entry = self.entries[request.model_name]
+        entry.state, entry.reason = "UNAVAILABLE", "unloaded"
+        return pb.RepositoryModelUnloadResponse()
 
     async def ModelStreamInfer(self, request_iterator: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         async for request in request_iterator:
@@ -193,6 +220,8 @@ def _raw(value: Any) -> tuple[str, bytes]:
         return "BYTES", len(value.encode()).to_bytes(4, "little") + value.encode()
     if isinstance(value, float):
         return "FP32", struct.pack("<f", value)
+    if isinstance(value, list):
+        return "INT32", struct.pack(f"<{len(value)}i", *value)
     return "INT32", struct.pack("<i", value)
 
 

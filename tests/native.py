@@ -28,12 +28,15 @@ def infer(url: str, model: str, inputs: Mapping[str, Array]) -> dict[str, Array]
         return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
 
 
-def stream(url: str, model: str, inputs: Mapping[str, Array], request_id: str = "") -> list[dict[str, Array]]:
+def stream(
+    url: str, model: str, inputs: Mapping[str, Array], request_id: str = "", timeout_us: int | None = None
+) -> list[dict[str, Array]]:
     """One request to a decoupled entry; all its responses. Raises InferenceServerException for an error reply."""
+    more = {"request_id": request_id, "timeout": timeout_us}
     replies: queue.Queue[tuple[Any, InferenceServerException | None]] = queue.Queue()
     with grpcclient.InferenceServerClient(url) as client:
         client.start_stream(lambda result, error: replies.put((result, error)))
-        client.async_stream_infer(model, _tensors(inputs), request_id=request_id, enable_empty_final_response=True)
+        client.async_stream_infer(model, _tensors(inputs), enable_empty_final_response=True, **more)
         responses: list[dict[str, Array]] = []
         while True:
             result, error = replies.get(timeout=60)

@@ -27,12 +27,17 @@ FORBIDDEN = {
     "launcher": ("gateway", "python_backends", "training"),
     "training": ("gateway", "launcher"),
 }
+# Who examines the demo models must not draw and speak with the code that taught them.
+EXAMINATION = "tests/examination"
 # (file, import) that breaks FORBIDDEN -> the reason why it may. Empty is best.
 ALLOWED: dict[tuple[str, str], str] = {}
 
 TRITON_MODULE = "triton_python_backend_utils"
 TRITON_IMPORTER = "python_backends/triton_io.py"
-WITHOUT_TORCH = tuple(f"python_backends/torch_engine/{name}.py" for name in ("scheduler", "slots", "sequence"))
+WITHOUT_TORCH = tuple(
+    f"python_backends/torch_engine/{name}.py"
+    for name in ("scheduler", "slots", "sequence", "rows", "pacing", "progress", "sampling_state", "grammar")
+)
 
 # Sources of formulas may be named in docstrings and comments; the code itself must not speak the gateway's language.
 GATEWAY_WORDS = re.compile(r"openai|chat\.completion|chatcmpl|max_completion_tokens|event-stream|\[DONE\]", re.I)
@@ -70,6 +75,12 @@ def foreign_triton_imports(module: Module) -> Iterator[str]:
             yield f"{module.at(found.line)} imports {TRITON_MODULE}; only {TRITON_IMPORTER} may"
 
 
+def training_imports(module: Module) -> Iterator[str]:
+    for found in module.imports:
+        if found.reaches("training"):
+            yield f"{module.at(found.line)} imports {found.name}; the examination is independent of it"
+
+
 def torch_imports(module: Module) -> Iterator[str]:
     for found in module.imports:
         if found.reaches("torch"):
@@ -98,6 +109,10 @@ def test_imports_point_one_way(package: str) -> None:
     found = modules(package)
     assert found, f"{package} has no files"
     check("imports against the dependency rule", [text for module in found for text in forbidden_imports(module)])
+
+
+def test_the_examination_shares_nothing_with_the_training() -> None:
+    check("the training is known", [text for module in modules(EXAMINATION) for text in training_imports(module)])
 
 
 def test_one_file_imports_tritons_module() -> None:
@@ -205,7 +220,7 @@ BUDGETS = (long_functions, long_file, missing_annotations, broad_handlers, marke
 
 @pytest.mark.parametrize("rule", BUDGETS, ids=lambda rule: str(rule.__name__))
 def test_packages_keep_the_budget(rule: Callable[[Module], Iterator[str]]) -> None:
-    check(rule.__name__, [text for module in modules(*PACKAGES) for text in rule(module)])
+    check(rule.__name__, [text for module in modules(*PACKAGES, EXAMINATION) for text in rule(module)])
 
 
 def test_the_usual_function_is_short() -> None:
@@ -279,6 +294,7 @@ BLIND_SPOTS = [
     (forbidden_imports, "python_backends/llm/a.py", "if True:\n    from gateway.sse import DONE\n"),
     (forbidden_imports, "launcher/a.py", "async def f() -> None:\n    import gateway\n"),
     (foreign_triton_imports, "python_backends/llm/a.py", "import triton_python_backend_utils as pb_utils\n"),
+    (training_imports, "tests/examination/a.py", "from training.vision_language import scenes\n"),
     (torch_imports, "python_backends/torch_engine/slots.py", "from torch import Tensor\n"),
     (gateway_words, "python_backends/a.py", "kind = 'chat.completion'\n"),
     (gateway_words, "python_backends/a.py", "def to_openai() -> None: ...\n"),

@@ -10,26 +10,31 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from gateway.deps import ServicesDep
 from gateway.discovery import Discovery, ServedModel
 from gateway.errors import Unavailable
-from gateway.responses import error_response, json_response
+from gateway.openapi import described
+from gateway.responses import json_response
+from gateway.schemas.answers import Health, Status
 
-router = APIRouter()
+router = APIRouter(tags=["operation"])
 
 
-@router.get("/liveness")
+@router.get("/liveness", **described(Status))
 async def liveness() -> Response:
+    """Whether the gateway runs."""
     return json_response({"status": "live"})
 
 
-@router.get("/readiness")
+@router.get("/readiness", **described(Status, errors={503: "Something is not ready; the message names it."}))
 async def readiness(services: ServicesDep) -> Response:
+    """Whether every model is ready."""
     trouble = _trouble(services.discovery)
     if trouble:
-        return error_response(Unavailable(f"Not ready: {trouble}.", code="not_ready"))
+        raise Unavailable(f"Not ready: {trouble}.", code="not_ready")
     return json_response({"status": "ready"})
 
 
-@router.get("/health")
+@router.get("/health", **described(Health, errors={503: "Something is not ready; the body says what."}, error=Health))
 async def health(services: ServicesDep) -> Response:
+    """What is ready and what is not."""
     discovery = services.discovery
     trouble = _trouble(discovery)
     body = {
@@ -41,8 +46,9 @@ async def health(services: ServicesDep) -> Response:
     return json_response(body, 503 if trouble else 200)
 
 
-@router.get("/metrics")
+@router.get("/metrics", **described(texts=["text/plain"]))
 async def metrics(services: ServicesDep) -> Response:
+    """Prometheus text: the gateway's own numbers and Triton's."""
     text = await services.metrics.render(services.settings.triton_metrics)
     return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 

@@ -6,21 +6,25 @@ from fastapi import APIRouter, Response
 
 from gateway.deps import ServicesDep
 from gateway.errors import ModelNotFound
+from gateway.openapi import FOUND, described
 from gateway.responses import json_response
+from gateway.schemas.answers import ModelCard, ModelList
 
-router = APIRouter()
+router = APIRouter(tags=["models"])
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", **described(ModelList))
+@router.get("/api/v1/models", **described(ModelList))
 async def list_models(services: ServicesDep) -> Response:
+    """The models that this key may use, under all their names."""
     discovery = services.discovery
-    cards = [model.card(model_id, discovery.created) for model_id, model in discovery.models.items()]
-    return json_response({"object": "list", "data": cards})
+    return json_response({"object": "list", "data": [discovery.card(model_id) for model_id in discovery.visible_ids()]})
 
 
-@router.get("/v1/models/{model_id:path}")
+@router.get("/v1/models/{model_id:path}", **described(ModelCard, errors=FOUND))
+@router.get("/api/v1/models/{model_id:path}", **described(ModelCard, errors=FOUND))
 async def retrieve_model(model_id: str, services: ServicesDep) -> Response:
-    model = services.discovery.models.get(model_id)
-    if model is None:
-        raise ModelNotFound(f"The model {model_id[:200]!r} does not exist.", "model")
-    return json_response(model.card(model_id, services.discovery.created))
+    """One model; an id may hold slashes."""
+    if model_id not in services.discovery.visible_ids():
+        raise ModelNotFound(f"The model {model_id[:200]!r} does not exist, or this key may not use it.", "model")
+    return json_response(services.discovery.card(model_id))

@@ -1,158 +1,80 @@
-"""Chat completions: the request's fields, and how they become the values of `llm`'s tensors.
+"""Chat completions: the request's fields, and how they become the values of `llm`'s tensors and a way to read answers.
 
-Knows OpenAI's names and ranges and the contract's names; knows no chat template: messages go to the model as they are,
-with every image replaced by a placeholder part.
+Knows OpenAI's and vLLM's names and ranges and the contract's names; knows no chat template.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-import orjson
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from gateway.errors import InvalidRequest, PayloadTooLarge, Unsupported
-from gateway.media import image_bytes
-from gateway.schemas.common import RequestSchema, log_unknown, parse_json, refuse_unsupported, validate
+from gateway.answers.reader import AnswerFormat
+from gateway.discovery import ServedModel
+from gateway.errors import InvalidRequest, Unsupported
+from gateway.reasoning import FORMATS
+from gateway.schemas import sampling
+from gateway.schemas.common import BodyFields, parse_json
+from gateway.schemas.guides import Guide, GuideFields, after_thinking, either, read_guide
+from gateway.schemas.messages import ChatMessage, Prompt
+from gateway.schemas.sampling import SamplingFields, sampling_inputs, to_json
+from gateway.schemas.tools import ToolFields, ToolUse, read_tool_use
 from gateway.tensors import Value
 
-# OpenAI and vLLM allow 4; the model needs no such limit, so this one only bounds the work.
-MAX_STOP = 16
-PART_TYPES = "text and image_url"
-
-# Fields that would change the answer and cannot be honoured yet, with the values that ask for nothing.
-NOT_YET: dict[str, tuple[object, ...]] = {
-    "tools": (),
-    "tool_choice": ("none",),
-    "functions": (),
-    "function_call": ("none",),
-    "response_format": ({"type": "text"},),
-    "structured_outputs": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
+# Fields that would change the answer and cannot be honoured, with the values that ask for nothing.
+NOT_SUPPORTED: dict[str, tuple[object, ...]] = {
+    **sampling.NOT_SUPPORTED,
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
-    "reasoning_effort": (),
-    "verbosity": (),
+    "verbosity": ("medium",),
     "web_search_options": (),
     "moderation": (),
     "best_of": (1,),
-    "use_beam_search": (False,),
-    "length_penalty": (1, 1.0),
     "echo": (False,),
-    "add_generation_prompt": (True,),
-    "continue_final_message": (False,),
     "add_special_tokens": (False,),
     "chat_template": (),
-    "documents": (),
-    "truncate_prompt_tokens": (),
-    "return_token_ids": (False,),
+    "include_reasoning": (True,),
     "mm_processor_kwargs": (),
     "media_io_kwargs": (),
-    "cache_salt": (),
 }
+# OpenAI's first form of tools, given up in 2023.
+REPLACED = {"functions": ("tools", ()), "function_call": ("tool_choice", ("none",))}
 
-# Fields that do not change the answer.
 IGNORED = (
-    "user",
-    "metadata",
+    *sampling.IGNORED,
     "store",
     "service_tier",
     "safety_identifier",
     "prompt_cache_key",
     "prompt_cache_options",
     "prompt_cache_retention",
-    "parallel_tool_calls",
-    "request_id",
 )
 
 
-class StreamOptions(RequestSchema):
-    include_usage: bool = False
-    continuous_usage_stats: bool = False
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
-class ChatMessage(RequestSchema):
-    """One message; other keys (name, tool_calls, tool_call_id) belong to the model's template and are handed on."""
-
-    model_config = ConfigDict(extra="allow")
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Any = None
-
-
-class ChatRequest(RequestSchema):
+class ChatRequest(SamplingFields, GuideFields, ToolFields):
     """The fields of POST /v1/chat/completions that the gateway honours; `max_tokens` counts tokens."""
 
-    model: str | None = None
     messages: list[ChatMessage] = Field(min_length=1)
-    max_tokens: int | None = Field(None, ge=1, lt=2**31)
     max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
-    min_tokens: int | None = Field(None, ge=0, lt=2**31)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=-1, lt=2**31)
-    min_p: float | None = Field(None, ge=0, le=1)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    stop: Any = None
-    bad_words: list[str] | None = Field(None, max_length=128)
-    n: int | None = None
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=100)
-    logit_bias: dict[str, float] | None = Field(None, max_length=1024)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    ignore_eos: bool | None = None
-    stop_token_ids: list[int] | None = Field(None, max_length=128)
-    skip_special_tokens: bool | None = None
-    include_stop_str_in_output: bool | None = None
+    reasoning_effort: Effort | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-
-    @field_validator("stop")
-    @classmethod
-    def _check_stop(cls, value: Any) -> list[str]:
-        # A union type would report each of its branches, under paths that no client has written.
-        items = [value] if isinstance(value, str) else value or []
-        if not isinstance(items, list) or not all(isinstance(item, str) and item for item in items):
-            raise ValueError("must be a text, or a list of texts, none of them empty")
-        if len(items) > MAX_STOP:
-            raise ValueError(f"holds {len(items)} texts, at most {MAX_STOP} are allowed")
-        return items
-
-    @field_validator("logit_bias")
-    @classmethod
-    def _check_logit_bias(cls, value: dict[str, float] | None) -> dict[str, float] | None:
-        for token, bias in (value or {}).items():
-            if not (token.isascii() and token.isdecimal()):
-                raise ValueError("keys must be token ids")
-            if not -100 <= bias <= 100:
-                raise ValueError("values must lie between -100 and 100")
-        return value
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    documents: list[dict[str, Any]] | None = None
 
     @model_validator(mode="after")
     def _check_together(self) -> ChatRequest:
-        if self.n not in (None, 1):
-            raise Unsupported("n can only be 1 for now.", "n")
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs: true", "top_logprobs")
-        if self.stream_options is not None and not self.stream:
-            raise InvalidRequest("stream_options needs stream: true", "stream_options")
+        if self.add_generation_prompt and self.continue_final_message:
+            raise InvalidRequest("cannot be combined with add_generation_prompt", "continue_final_message")
         return self
-
-    @property
-    def include_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
-
-    @property
-    def usage_on_every_chunk(self) -> bool:
-        return self.include_usage and self.stream_options is not None and self.stream_options.continuous_usage_stats
 
     @property
     def max_tokens_field(self) -> str:
@@ -160,120 +82,94 @@ class ChatRequest(RequestSchema):
         return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
 
 
-class Prompt(NamedTuple):
-    """The messages as the wire wants them (JSON), and their images in order, as encoded bytes."""
+FIELDS = BodyFields(
+    ChatRequest, {**NOT_SUPPORTED, **{name: harmless for name, (_, harmless) in REPLACED.items()}}, IGNORED
+)
 
-    messages: bytes
-    images: list[bytes]
+
+class ChatPlan(NamedTuple):
+    """What `llm` is asked, how its answers are read, and the client's names for the wire's fields."""
+
+    inputs: dict[str, Value]
+    form: AnswerFormat
+    names: dict[str, str]
 
 
 def read_chat_request(body: bytes) -> ChatRequest:
     """Raises InvalidRequest or Unsupported."""
     values = parse_json(body)
-    refuse_unsupported(values, NOT_YET)
-    request = validate(ChatRequest, values)
-    log_unknown(values, [*ChatRequest.model_fields, *NOT_YET, *IGNORED])
-    return request
+    for name, (newer, harmless) in REPLACED.items():
+        if values.get(name) is not None and values[name] not in harmless:
+            raise Unsupported(f"{name} is deprecated and not supported; send {newer}", name)
+    return FIELDS.check(values)
 
 
-def read_prompt(messages: list[ChatMessage], max_images: int, max_image_bytes: int) -> Prompt:
-    """Splits the images off. Raises InvalidRequest, Unsupported or PayloadTooLarge with the path of the part."""
-    images: list[bytes] = []
-    wire = [_wire_message(message, f"messages.{i}", images, max_image_bytes) for i, message in enumerate(messages)]
-    if len(images) > max_images:
-        raise InvalidRequest(f"At most {max_images} images are allowed in one request, got {len(images)}.", "messages")
-    return Prompt(_to_json(wire, "messages"), images)
+def plan_chat(chat: ChatRequest, prompt: Prompt, model: ServedModel) -> ChatPlan:
+    """Raises InvalidRequest, and Unsupported for what this model cannot do."""
+    if prompt.images and "image" not in model.input_modalities:
+        raise Unsupported(f"The model {model.ids[0]!r} takes no images.", "messages")
+    if prompt.videos and "video" not in model.input_modalities:
+        raise Unsupported(f"The model {model.ids[0]!r} takes no videos.", "messages")
+    tools = read_tool_use(chat, model.tool_call_parser, model.ids[0])
+    template, thinking = _template_arguments(chat, model)
+    guide = _one_guide(read_guide(chat), tools)
+    if guide is not None and guide.from_start and thinking:
+        guide = after_thinking(guide)
+    max_calls = 1 if tools and tools.single else None
+    form = AnswerFormat(thinking, tools and tools.parser, max_calls)
+    names = {"max_tokens": chat.max_tokens_field} | ({} if guide is None else {"response_format": guide.field})
+    return ChatPlan(_inputs(chat, prompt, tools, guide, template, form), form, names)
 
 
-def chat_inputs(request: ChatRequest, prompt: Prompt) -> dict[str, Value]:
-    """The values of `llm`'s input tensors; a field that the client left out is left out here too."""
+def _one_guide(guide: Guide | None, tools: ToolUse | None) -> Guide | None:
+    if guide is None or tools is None or tools.demanded:
+        # A demanded call is the whole answer, whatever form another answer would have.
+        return guide if tools is None else tools.guide
+    return either(guide, tools.calls(at_least_one=True))
+
+
+def _template_arguments(chat: ChatRequest, model: ServedModel) -> tuple[dict[str, Any], bool]:
+    """The arguments of the chat template, and whether the answer begins with thinking."""
+    arguments = dict(chat.chat_template_kwargs or {})
+    if chat.add_generation_prompt is not None or chat.continue_final_message:
+        arguments["add_generation_prompt"] = bool(chat.add_generation_prompt)
+    if chat.continue_final_message:
+        arguments["continue_final_message"] = True
+    if chat.documents is not None:
+        arguments["documents"] = chat.documents
+    effort, form = chat.reasoning_effort, FORMATS.get(model.reasoning_parser)
+    if form is None:
+        if effort not in (None, "none"):
+            raise Unsupported(f"The model {model.ids[0]!r} has no reasoning_parser.", "reasoning_effort")
+        return arguments, False
+    if effort is not None:
+        arguments = form.switched(effort != "none") | {"reasoning_effort": effort} | arguments
+    # An answer that goes on from the client's own text is past its thinking.
+    return arguments, form.starts_thinking(arguments) and not chat.continue_final_message
+
+
+def _inputs(
+    chat: ChatRequest,
+    prompt: Prompt,
+    tools: ToolUse | None,
+    guide: Guide | None,
+    template: dict[str, Any],
+    form: AnswerFormat,
+) -> dict[str, Value]:
+    """A field that the client left out is left out here too."""
+    # The marks of calls and of thinking are special tokens in some checkpoints.
+    skip_special = None if form.is_plain else False
+    drawn = sampling_inputs(chat, top_logprobs=chat.top_logprobs, skip_special_tokens=skip_special)
+    if chat.max_completion_tokens is not None:
+        drawn["max_tokens"] = chat.max_completion_tokens
     optional: dict[str, Value | None] = {
-        "max_tokens": request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens,
-        "min_tokens": request.min_tokens,
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        # -1 is vLLM's way to say off, 0 is Hugging Face's.
-        "top_k": None if request.top_k is None else max(request.top_k, 0),
-        # The tensor is unsigned; OpenAI's seed may be negative.
-        "seed": None if request.seed is None else request.seed % 2**64,
-        "presence_penalty": request.presence_penalty,
-        "frequency_penalty": request.frequency_penalty,
-        "repetition_penalty": request.repetition_penalty,
-        "stop_words": request.stop or None,
-        "bad_words": request.bad_words or None,
         "image": prompt.images or None,
-        "return_log_probs": request.logprobs or None,
-        "chat_template_kwargs": _json_or_none(request.chat_template_kwargs, "chat_template_kwargs"),
-        "sampling_parameters": _json_or_none(_sampling_parameters(request), "sampling_parameters"),
+        "video": prompt.videos or None,
+        "tools": tools and tools.tools,
+        "return_log_probs": chat.logprobs or None,
+        "chat_template_kwargs": to_json(template, "chat_template_kwargs") if template else None,
     }
-    required: dict[str, Value] = {"messages": prompt.messages, "stream": bool(request.stream)}
-    return required | {name: value for name, value in optional.items() if value is not None}
-
-
-def _sampling_parameters(request: ChatRequest) -> dict[str, Any]:
-    names = (
-        "min_p",
-        "logit_bias",
-        "stop_token_ids",
-        "ignore_eos",
-        "top_logprobs",
-        "skip_special_tokens",
-        "include_stop_str_in_output",
-    )
-    return {name: value for name in names if (value := getattr(request, name)) is not None}
-
-
-def _wire_message(message: ChatMessage, path: str, images: list[bytes], max_image_bytes: int) -> dict[str, Any]:
-    # OpenAI's newer name for the same role, which templates do not know.
-    role = "system" if message.role == "developer" else message.role
-    content = message.content
-    if isinstance(content, list):
-        content = [
-            _wire_part(part, f"{path}.content.{index}", images, max_image_bytes) for index, part in enumerate(content)
-        ]
-    elif content is None and message.role != "assistant":
-        raise InvalidRequest("content is required", f"{path}.content", "missing_required")
-    elif not isinstance(content, str | None):
-        raise InvalidRequest("content must be a text or a list of parts", f"{path}.content")
-    return {"role": role, "content": content, **(message.model_extra or {})}
-
-
-def _wire_part(part: Any, path: str, images: list[bytes], max_image_bytes: int) -> dict[str, str]:
-    # `detail` is accepted and has no effect: the entry's pixel bounds decide the size, as in vLLM.
-    if not isinstance(part, dict):
-        raise InvalidRequest("a content part must be an object", path)
-    kind = part.get("type") or ("image_url" if "image_url" in part else None)
-    if kind == "text":
-        if not isinstance(part.get("text"), str):
-            raise InvalidRequest("text must be a text", f"{path}.text")
-        return {"type": "text", "text": part["text"]}
-    if kind in ("image_url", "image"):
-        reference, where = _reference(part, path)
-        try:
-            images.append(image_bytes(reference, where, max_image_bytes))
-        except PayloadTooLarge as error:
-            raise InvalidRequest(str(error), where, error.code) from None
-        return {"type": "image"}
-    raise Unsupported(f"content parts of type {str(kind)[:50]!r} are not supported, only {PART_TYPES}", f"{path}.type")
-
-
-def _reference(part: Mapping[str, Any], path: str) -> tuple[str, str]:
-    """Finds the image in {"image_url": {"url"}}, {"image_url": text}, {"image": text} or {"image": {"url"}}."""
-    key = next((key for key in ("image_url", "image") if key in part), "image_url")
-    value, where = part.get(key), f"{path}.{key}"
-    if isinstance(value, dict):
-        value, where = value.get("url"), f"{where}.url"
-    if not isinstance(value, str) or not value:
-        raise InvalidRequest("must be a data URL or base64", where)
-    return value, where
-
-
-def _json_or_none(value: dict[str, Any] | None, param: str) -> bytes | None:
-    return _to_json(value, param) if value else None
-
-
-def _to_json(value: Any, param: str) -> bytes:
-    try:
-        return orjson.dumps(value)
-    except orjson.JSONEncodeError:
-        raise InvalidRequest("the value cannot be written as JSON", param) from None
+    # Token by token also for a plain answer that begins with thinking, to count the tokens of each part.
+    required: dict[str, Value] = {"messages": prompt.messages, "stream": bool(chat.stream) or form.thinking}
+    given = {name: value for name, value in optional.items() if value is not None}
+    return required | drawn | given | ({} if guide is None else guide.inputs)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gateway.errors import InvalidRequest, Unsupported
+from gateway.schemas.shapes import REF
 
 log = logging.getLogger("trimodal.gateway")
 
 # vLLM once answered 4 KB of bad request with 23 MB of error text.
 MAX_ECHO = 100
 MAX_REPORTED = 10
+REFUSED = "Not supported: only values that ask for nothing."
+IGNORED = "Accepted, without effect."
 
 Schema = TypeVar("Schema", bound="RequestSchema")
 
@@ -24,6 +28,43 @@ class RequestSchema(BaseModel):
     """A request body. Types are strict: OpenAI refuses "0.5" where a number belongs, and so does this."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+@dataclass(frozen=True)
+class BodyFields(Generic[Schema]):
+    """Every field that is known in the body of a route: what checks a request here writes /openapi.json as well.
+
+    `schema` checks its own fields, and `shared` names those that another schema checks after a translation. The
+    `refused` ones would change the answer, and may only have their harmless values; `ignored` ones have no effect.
+    """
+
+    schema: type[Schema]
+    refused: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    shared: tuple[type[RequestSchema], tuple[str, ...]] = (RequestSchema, ())
+
+    def read(self, body: bytes) -> Schema:
+        """Raises InvalidRequest or Unsupported."""
+        return self.check(parse_json(body))
+
+    def check(self, values: dict[str, Any]) -> Schema:
+        """Raises InvalidRequest or Unsupported."""
+        refuse_unsupported(values, self.refused)
+        request = validate(self.schema, values)
+        log_unknown(values, [*self.schema.model_fields, *self.refused, *self.ignored, *self.shared[1]])
+        return request
+
+    def json_schema(self) -> dict[str, Any]:
+        """The JSON Schema of the whole body, with `$defs`; its references are those of /openapi.json."""
+        schema = self.schema.model_json_schema(ref_template=REF)
+        other, names = self.shared
+        translated = other.model_json_schema(ref_template=REF)
+        shared = {name: translated["properties"][name] for name in names}
+        harmless = {name: {"enum": [None, *values], "description": REFUSED} for name, values in self.refused.items()}
+        ignored = {name: {"description": IGNORED} for name in self.ignored}
+        schema["properties"] = schema["properties"] | shared | harmless | ignored
+        schema["$defs"] = translated.get("$defs", {}) | schema.get("$defs", {})
+        return schema
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
@@ -50,7 +91,9 @@ def validate(schema: type[Schema], values: Mapping[str, Any]) -> Schema:
 def refuse_unsupported(values: Mapping[str, Any], harmless: Mapping[str, tuple[object, ...]]) -> None:
     """Raises Unsupported for a field of `harmless` that is set to anything but null or one of its harmless values."""
     for name, allowed in harmless.items():
-        if values.get(name) is not None and values[name] not in allowed:
+        value = values.get(name)
+        # In JSON neither true is 1 nor 1.0 text; in Python true equals 1.
+        if value is not None and not any(type(value) is type(other) and value == other for other in allowed):
             raise Unsupported(f"{name} is not supported for now.", name)
 
 

@@ -1,4 +1,4 @@
-"""From an audio file's bytes to mono samples at 16 kHz.
+"""From an audio file's bytes to mono samples at 16 kHz, block by block.
 
 Knows containers, codecs, channels and rates (FFmpeg by PyAV, resampling by soxr). Refuses to know models and Triton.
 """
@@ -36,19 +36,70 @@ class Audio:
 
 
 def decode_audio(data: bytes, max_duration: float) -> Audio:
-    """The first audio track of a WAV, FLAC, OGG, MP3, M4A or WebM file, channels averaged.
+    """The first audio track of a WAV, FLAC, OGG, MP3, M4A or WebM file, whole. Raises InvalidInput."""
+    stream = SampleStream(data, max_duration)
+    blocks = list(stream)
+    return Audio(np.concatenate([np.empty(0, np.float32), *blocks]), stream.duration)
 
-    max_duration is in seconds; decoding stops as soon as it is passed, whatever the header says. Raises InvalidInput,
-    naming `audio`, for what is too long, has no audio track, or cannot be decoded.
+
+class SampleStream:
+    """Iterates once over the first audio track of a file: blocks float32 [n] at SAMPLE_RATE, channels averaged.
+
+    max_duration is in seconds; decoding stops as soon as it is passed, whatever the header says, so a small file that
+    unpacks to days of silence costs no more than that. Raises InvalidInput, naming `audio`, for what is too long, has
+    no audio track, or cannot be decoded.
     """
-    if not data:
-        raise InvalidInput("the audio is empty", "audio")
-    mono = _MonoResampler()
-    for frame in _frames(data):
-        mono.add(frame)
-        if mono.duration > max_duration:
-            raise InvalidInput(f"the audio is longer than the limit of {max_duration:g} seconds", "audio")
-    return Audio(mono.samples(), mono.duration)
+
+    def __init__(self, data: bytes, max_duration: float) -> None:
+        if not data:
+            raise InvalidInput("the audio is empty", "audio")
+        self._data = data
+        self._max_duration = max_duration
+        self._rate = 0
+        self._samples_in = 0
+        self._earlier = 0.0
+        self._to_float: Any = None
+        self._resampler: Any = None
+
+    def __repr__(self) -> str:
+        return f"<SampleStream {self.duration:.1f} s of at most {self._max_duration:g}>"
+
+    @property
+    def duration(self) -> float:
+        """Seconds taken in so far."""
+        return self._earlier + (self._samples_in / self._rate if self._rate else 0.0)
+
+    def __iter__(self) -> Iterator[Array]:
+        for frame in _frames(self._data):
+            if frame.sample_rate != self._rate:
+                yield from self._flush()
+                self._start(frame.sample_rate)
+            self._samples_in += frame.samples
+            if self.duration > self._max_duration:
+                raise InvalidInput(f"the audio is longer than the limit of {self._max_duration:g} seconds", "audio")
+            for converted in self._to_float.resample(frame):
+                yield self._at_16_khz(converted.to_ndarray().mean(axis=0), last=False)
+        yield from self._flush()
+
+    def _start(self, rate: int) -> None:
+        if not _MIN_RATE <= rate <= _MAX_RATE:
+            raise InvalidInput(
+                f"the audio has {rate} samples a second; from {_MIN_RATE} to {_MAX_RATE} are understood", "audio"
+            )
+        self._rate = rate
+        # With neither layout nor rate given, this only turns the file's sample format into planar float.
+        self._to_float = av.AudioResampler(format="fltp")
+        self._resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+
+    def _flush(self) -> Iterator[Array]:
+        if self._rate:
+            yield self._at_16_khz(np.empty(0, np.float32), last=True)
+            self._earlier, self._samples_in, self._rate = self.duration, 0, 0
+
+    def _at_16_khz(self, mono: Array, last: bool) -> Array:
+        block: Array = self._resampler.resample_chunk(mono.astype(np.float32, copy=False), last=last)
+        # Floating-point files may hold anything; one value that is no number would spread over the whole window.
+        return np.nan_to_num(block, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _frames(data: bytes) -> Iterator[AudioFrame]:
@@ -71,50 +122,3 @@ def _frames(data: bytes) -> Iterator[AudioFrame]:
         broken = str(error.strerror)
     if broken and not decoded:
         raise InvalidInput(f"the audio is no {NAMES} file that can be decoded: {broken}", "audio")
-
-
-class _MonoResampler:
-    """Averages channels and resamples chunk by chunk, so that only the result is ever held whole."""
-
-    def __init__(self) -> None:
-        self._rate = 0
-        self._samples_in = 0
-        self._earlier = 0.0
-        self._to_float: Any = None
-        self._stream: Any = None
-        self._chunks: list[Array] = []
-
-    @property
-    def duration(self) -> float:
-        """Seconds taken in so far."""
-        return self._earlier + (self._samples_in / self._rate if self._rate else 0.0)
-
-    def add(self, frame: AudioFrame) -> None:
-        if frame.sample_rate != self._rate:
-            self._flush()
-            self._start(frame.sample_rate)
-        self._samples_in += frame.samples
-        for converted in self._to_float.resample(frame):
-            self._take(converted.to_ndarray().mean(axis=0), last=False)
-
-    def samples(self) -> Array:
-        self._flush()
-        return np.concatenate([np.empty(0, np.float32), *self._chunks])
-
-    def _start(self, rate: int) -> None:
-        if not _MIN_RATE <= rate <= _MAX_RATE:
-            raise InvalidInput(
-                f"the audio has {rate} samples a second; from {_MIN_RATE} to {_MAX_RATE} are understood", "audio"
-            )
-        self._rate = rate
-        # With neither layout nor rate given, this only turns the file's sample format into planar float.
-        self._to_float = av.AudioResampler(format="fltp")
-        self._stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
-
-    def _flush(self) -> None:
-        if self._rate:
-            self._take(np.empty(0, np.float32), last=True)
-            self._earlier, self._samples_in, self._rate = self.duration, 0, 0
-
-    def _take(self, mono: Array, last: bool) -> None:
-        self._chunks.append(self._stream.resample_chunk(mono.astype(np.float32, copy=False), last=last))

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from python_backends.audio.decode import decode_audio
+from python_backends.audio.decode_pool import DecodePool
+from python_backends.audio.decode_worker import EndOfFile, FileToDecode, LogMelPiece
 from python_backends.audio.features import LogMel
 from python_backends.options import checkpoint_path, read_options
 from python_backends.transformers_setup import keep_torch_out
@@ -28,21 +29,32 @@ class AudioFrontendOptions:
 
 
 class AudioFrontend:
-    """Triton's Python model for `audio_frontend`."""
+    """Triton's Python model for `audio_frontend`. A recording is decoded whole."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
         with load_errors_named(args["model_name"]):
             folder = entry_folder(args)
             self._options = read_options(AudioFrontendOptions, entry_parameters(args), folder)
             keep_torch_out()
-            self._log_mel = LogMel(checkpoint_path(folder, self._options.model))
+            self._log_mel = LogMel.of_checkpoint(checkpoint_path(folder, self._options.model))
+            self._pool = DecodePool(self._log_mel, num_workers=1)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return answer_each(requests, self._answer)
 
+    def finalize(self) -> None:
+        self._pool.close()
+
     def _answer(self, inputs: Inputs) -> dict[str, Array]:
-        audio = decode_audio(bytes(inputs.need("audio").reshape(-1)[0]), self._options.max_duration)
+        data = bytes(inputs.need("audio").reshape(-1)[0])
+        file = self._pool.open(FileToDecode(data, self._options.max_duration, cut=None))
+        try:
+            piece, end = file.next(), file.next()
+        finally:
+            file.close()
+        assert isinstance(piece, LogMelPiece)
+        assert isinstance(end, EndOfFile)
         return {
-            "input_features": self._log_mel(audio.samples),
-            "duration": np.array([audio.duration], np.float32),
+            "input_features": self._log_mel.normalized(piece.log_power, float(piece.log_power.max())),
+            "duration": np.array([end.duration], np.float32),
         }

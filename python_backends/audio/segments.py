@@ -17,11 +17,15 @@ SECONDS_PER_TIMESTAMP = FRAMES_PER_TIMESTAMP / FRAMES_PER_SECOND
 
 @dataclass(frozen=True)
 class Segment:
-    """start and end in seconds of the whole recording; tokens with their timestamps."""
+    """start and end in seconds of the whole recording; tokens with their timestamps.
+
+    `place` is the index of the first token among those of the window.
+    """
 
     start: float
     end: float
     tokens: tuple[int, ...]
+    place: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,8 @@ def split_window(tokens: Sequence[int], timestamp_begin: int, first_frame: int, 
     pieces = [tuple(tokens[first:last]) for first, last in pairwise(bounds)]
     times = [(piece[0] - timestamp_begin, piece[-1] - timestamp_begin) for piece in pieces]
     segments = tuple(
-        Segment(start + first * SECONDS_PER_TIMESTAMP, start + last * SECONDS_PER_TIMESTAMP, piece)
-        for piece, (first, last) in zip(pieces, times, strict=True)
+        Segment(start + first * SECONDS_PER_TIMESTAMP, start + last * SECONDS_PER_TIMESTAMP, piece, place)
+        for piece, place, (first, last) in zip(pieces, bounds, times, strict=False)
     )
     used = num_frames if ends_alone else times[-1][1] * FRAMES_PER_TIMESTAMP
     # A window that ends where it began would be decoded for ever.

@@ -24,7 +24,10 @@ class Text:
 
 
 class Detokenizer:
-    """The text of one generation, token by token; `flush` gives the rest when it is over."""
+    """The text of one generation, token by token; `flush` gives the rest when it is over.
+
+    A stop word counts when it ends in what came after the first `min_tokens` tokens, as in vLLM.
+    """
 
     def __init__(
         self,
@@ -32,12 +35,15 @@ class Detokenizer:
         stop: tuple[str, ...] = (),
         include_stop: bool = False,
         skip_special_tokens: bool = True,
+        min_tokens: int = 0,
     ) -> None:
         self._tokenizer = tokenizer
         self._stream = DecodeStream(skip_special_tokens=skip_special_tokens)
         self._skip_special_tokens = skip_special_tokens
         self._stop = stop
         self._include_stop = include_stop
+        self._min_tokens = min_tokens
+        self._num_immune = 0
         self._ids: list[int] = []
         self._decoded = ""
         self._num_sent = 0
@@ -46,6 +52,8 @@ class Detokenizer:
         """Add a token; returns what may be sent now."""
         self._ids.append(token_id)
         self._decoded += self._stream.step(self._tokenizer, token_id) or ""
+        if len(self._ids) <= self._min_tokens:
+            self._num_immune = len(self._decoded)
         return self._release(self._held_back())
 
     def flush(self) -> Text:
@@ -70,7 +78,8 @@ class Detokenizer:
 
     def _find_stop(self) -> tuple[int, str] | None:
         """The first stop word in what was not sent yet."""
-        places = ((self._decoded.find(word, self._num_sent), word) for word in self._stop)
+        starts = ((word, max(self._num_sent, self._num_immune - len(word) + 1)) for word in self._stop)
+        places = ((self._decoded.find(word, start), word) for word, start in starts)
         return min(((start, word) for start, word in places if start >= 0), default=None)
 
     def _held_back(self) -> int:

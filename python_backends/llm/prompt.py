@@ -1,4 +1,4 @@
-"""From messages, text or ids to the token ids of a prompt, with one run of placeholders per image.
+"""From messages, text or ids to the token ids of a prompt, with a placeholder for each feature of an image or video.
 
 Text that a user typed never becomes a control token: every special token in it is masked before the chat template runs,
 and encoded as plain text after.
@@ -6,9 +6,11 @@ and encoded as plain text after.
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +19,8 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from python_backends.errors import InvalidInput, Unsupported
-from python_backends.llm.vision_client import ImageFeatures
+from python_backends.llm.feature_cache import ImageFeatures
+from python_backends.llm.vision_client import Wishes
 from python_backends.types import ImageSpan
 
 # Private-use characters around the index of a masked special token. A typed _OPEN is masked itself, so none is forged.
@@ -50,6 +53,7 @@ class Prompter:
             self.tokenizer.chat_template = path.read_text() if path.is_file() else chat_template
         config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
         self._image_token_id: int | None = getattr(config, "image_token_id", None)
+        self._video_token_id: int | None = getattr(config, "video_token_id", None)
         added = self.tokenizer.added_tokens_decoder.values()
         self._specials = sorted({_OPEN, *(token.content for token in added if token.special)}, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, self._specials)))
@@ -88,22 +92,40 @@ class Prompter:
         spellings = (self.backend.encode(form, add_special_tokens=False).ids for form in (word, f" {word}"))
         return sorted({tuple(ids) for ids in spellings if ids})
 
-    def expand(self, ids: list[int], images: list[ImageFeatures]) -> Prompt:
-        """Put one token per feature in place of each image's placeholder. Raises InvalidInput if the counts differ."""
-        places = [place for place, token in enumerate(ids) if token == self._image_token_id]
-        if images and self._image_token_id is None:
-            raise Unsupported("this model does not see images", "image")
-        if len(places) != len(images):
-            raise InvalidInput(f"the prompt has {len(places)} places for images, but {len(images)} came", "image")
+    def expand(self, ids: list[int], images: list[ImageFeatures], videos: list[ImageFeatures] | None = None) -> Prompt:
+        """Put one token per feature in place of each placeholder. Raises InvalidInput if the counts differ."""
+        found = self._placed(ids, self._image_token_id, images, "image")
+        found |= self._placed(ids, self._video_token_id, videos or [], "video")
         expanded: list[int] = []
         spans: list[ImageSpan] = []
         rest = 0
-        for place, image in zip(places, images, strict=True):
+        for place, image in sorted(found.items(), key=lambda each: each[0]):
             expanded += ids[rest:place]
-            spans.append(ImageSpan(len(expanded), image.features, image.grid, image.digest))
-            expanded += [ids[place]] * len(image.features)
+            block = self._image_ids(image, ids[place])
+            spans += _spans(image, block, len(expanded), ids[place])
+            expanded += block
             rest = place + 1
         return Prompt((*expanded, *ids[rest:]), tuple(spans))
+
+    def _placed(
+        self, ids: list[int], placeholder: int | None, media: list[ImageFeatures], kind: str
+    ) -> dict[int, ImageFeatures]:
+        """Which place of the prompt is whose."""
+        if media and placeholder is None:
+            raise Unsupported(f"this model does not see {kind}s", kind)
+        places = [place for place, token in enumerate(ids) if token == placeholder]
+        if len(places) != len(media):
+            raise InvalidInput(f"the prompt has {len(places)} places for {kind}s, but {len(media)} came", kind)
+        return dict(zip(places, media, strict=True))
+
+    def _image_ids(self, image: ImageFeatures, placeholder: int) -> list[int]:
+        """The tokens that take the place of a placeholder; as many placeholders among them as features."""
+        if not image.prompt:
+            return [placeholder] * len(image.features)
+        ids = list(self.backend.encode(image.prompt, add_special_tokens=False).ids)
+        if ids.count(placeholder) != len(image.features):
+            raise InvalidInput(f"has not one placeholder for each of {len(image.features)} features", "image_prompt")
+        return ids
 
     def _mask(self, value: Any) -> Any:
         """Replace special tokens in everything that a user can have typed."""
@@ -135,29 +157,76 @@ class Prompter:
         return copy
 
 
-def place_images(messages: list[Any], num_images: int) -> list[Any]:
-    """Images that no part of the messages stands for go before the text of the last user message."""
-    missing = num_images - sum(_num_image_parts(message) for message in messages)
+def _spans(image: ImageFeatures, block: list[int], start: int, placeholder: int) -> list[ImageSpan]:
+    """One span per run of placeholders; each further one has a key of its own."""
+    spans: list[ImageSpan] = []
+    # A text of its own marks the frames of a video: each run is one of them.
+    grid = (1, *image.grid[1:]) if image.prompt else image.grid
+    used = 0
+    for is_image, run in itertools.groupby(block, lambda token: token == placeholder):
+        length = len(list(run))
+        if is_image:
+            key = sha256(image.digest + used.to_bytes(8, "little")).digest() if used else image.digest
+            spans.append(ImageSpan(start, image.features[used : used + length], grid, key, image.seconds_per_grid))
+            used += length
+        start += length
+    return spans
+
+
+def place_media(messages: list[Any], num_images: int, num_videos: int = 0) -> list[Any]:
+    """Images and videos that no part of the messages stands for go before the text of the last user message."""
+    missing = _missing(messages, image=num_images, video=num_videos)
+    more = [{"type": kind} for kind, count in missing for _ in range(count)]
     users = [index for index, message in enumerate(messages) if _is_user(message)]
-    if missing <= 0 or not users:
+    if not more or not users:
         return messages
     last = messages[users[-1]]
     content = last.get("content") or []
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if not isinstance(parts, list):
         return messages
-    placed = {**last, "content": [{"type": "image"}] * missing + parts}
+    placed = {**last, "content": more + parts}
     return [*messages[: users[-1]], placed, *messages[users[-1] + 1 :]]
+
+
+def _missing(messages: list[Any], **wanted: int) -> list[tuple[str, int]]:
+    return [(kind, count - len(_media_parts(messages, kind))) for kind, count in wanted.items()]
+
+
+def wishes_of(messages: list[Any], kind: str = "image") -> list[Wishes]:
+    """What each part of this kind wishes for its image or video, in order. Raises InvalidInput for a bad number."""
+    return [
+        Wishes(_pixels(part, "min_pixels"), _pixels(part, "max_pixels"), _fps(part) if kind == "video" else 0.0)
+        for part in _media_parts(messages, kind)
+    ]
+
+
+def _pixels(part: dict[str, Any], name: str) -> int:
+    value = part.get(name)
+    if value is None:
+        return 0
+    if type(value) is not int or not 0 < value < 2**62:
+        raise InvalidInput(f"{name} of a part must be a positive number of pixels, got {value!r:.40}", "messages")
+    return value
+
+
+def _fps(part: dict[str, Any]) -> float:
+    value = part.get("fps")
+    if value is None:
+        return 0.0
+    if type(value) not in (int, float) or not 0 < value <= 1000:
+        raise InvalidInput(f"fps of a video must be above 0 and at most 1000, got {value!r:.40}", "messages")
+    return float(value)
 
 
 def _is_user(message: Any) -> bool:
     return isinstance(message, dict) and message.get("role") == "user"
 
 
-def _num_image_parts(message: Any) -> int:
-    content = message.get("content") if isinstance(message, dict) else None
-    parts = content if isinstance(content, list) else []
-    return sum(isinstance(part, dict) and part.get("type") in ("image", "image_url") for part in parts)
+def _media_parts(messages: list[Any], kind: str) -> list[dict[str, Any]]:
+    contents = [message.get("content") for message in messages if isinstance(message, dict)]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return [part for part in parts if isinstance(part, dict) and part.get("type") in (kind, f"{kind}_url")]
 
 
 def _check_message(message: Any, index: int) -> dict[str, Any]:

@@ -21,9 +21,10 @@ import numpy as np
 import orjson
 from tokenizers import Tokenizer
 
-from python_backends.errors import DependencyDown
+from python_backends.errors import DeadlineExceeded, DependencyDown
 from python_backends.llm.detokenizer import Detokenizer, token_bytes
-from python_backends.types import FinishReason, GenerationRequest, TokenEvent, TokenLogprob
+from python_backends.metrics import AbortReason, RequestMetrics
+from python_backends.types import FinishReason, GenerationRequest, SamplingParams, TokenEvent, TokenLogprob
 
 Array = np.ndarray[Any, Any]
 
@@ -76,50 +77,89 @@ class Reply:
         style: ReplyStyle,
         timings: Timings,
     ) -> None:
-        sampling = request.sampling
         self.id, self.name = request.id, name
         self.channel = channel
+        # Set before the engine hears of it, so that whoever submits the request can tell an overtaking cancel.
         self.stopped = False
-        self._timings = timings
-        self._tokenizer = tokenizer
-        self._detokenizer = Detokenizer(
-            tokenizer, sampling.stop, sampling.include_stop_str_in_output, sampling.skip_special_tokens
-        )
-        self._stop_token_ids = sampling.stop_token_ids
-        self._interval = style.interval if style.stream else sys.maxsize
-        self._text = style.echo
-        self._num_tokens = 0
-        self._logprobs: list[dict[str, Any]] = []
-        # A stream's first token goes out at once, whatever the interval.
-        self._sent_any = not style.stream
+        self.finish_reason: FinishReason | None = None
+        self.timings = timings
+        self.num_prompt_tokens = len(request.prompt_ids)
+        self._stop_token_ids = request.sampling.stop_token_ids
+        self._open = {index: _Continuation(request.sampling, tokenizer, style) for index in range(request.sampling.n)}
         self._constant = {
-            "sequence_index": _int(0),
-            "num_input_tokens": _int(len(request.prompt_ids)),
+            "num_input_tokens": _int(self.num_prompt_tokens),
             "num_image_tokens": _int(sum(len(image.features) for image in request.images)),
         }
+
+    def wants(self, index: int) -> bool:
+        """Whether anybody still waits for more of that sequence."""
+        return index in self._open and not self.stopped
 
     def take(self, event: TokenEvent) -> bool:
         """Handle an event and send what is due. Returns whether the reply is over."""
         if event.error is not None:
             self.channel.fail(event.error)
             return True
-        stop = self._add(event)
-        if event.finish_reason is None and not stop:
-            self._send_if_due(event)
+        # Behind a stop word the engine may have said more before it heard of it.
+        if (continuation := self._open.get(event.index)) is None:
             return False
-        if not stop:
-            rest = self._detokenizer.flush()
-            self._text += rest.text
-            stop = rest.stop
-        self._finish(event, stop)
-        return True
+        if event.token_id is not None and not self.timings.first_token:
+            self.timings.first_token = time.monotonic()
+        stop = continuation.add(event)
+        if event.finish_reason is None and not stop:
+            if continuation.is_due:
+                self._send(continuation, event)
+            return False
+        self._finish(continuation, event, stop or continuation.add_rest())
+        return not self._open
 
-    def _add(self, event: TokenEvent) -> str:
-        """Count the token and, unless it is the control token that ended the text, say it."""
+    def _finish(self, continuation: _Continuation, event: TokenEvent, stop: str) -> None:
+        del self._open[event.index]
+        reason = FinishReason.STOP if stop else event.finish_reason or FinishReason.ABORT
+        self.finish_reason = reason
+        # As in vLLM, the checkpoint's own end-of-text is no reason worth naming.
+        stop_reason = stop or (str(event.stop_token_id) if event.stop_token_id in self._stop_token_ids else "")
+        self._send(continuation, event, reason.value.encode(), stop_reason.encode())
+
+    def _send(self, continuation: _Continuation, event: TokenEvent, finish: bytes = b"", stop: bytes = b"") -> None:
+        final = not self._open
+        outputs = {
+            "sequence_index": _int(event.index),
+            "finish_reason": _bytes(finish),
+            "stop_reason": _bytes(stop),
+            "num_cached_tokens": _int(event.num_cached_tokens),
+            "timings": _bytes(self.timings.as_json() if final else b""),
+        }
+        self.channel.send({**outputs, **continuation.take_outputs(), **self._constant}, final)
+
+
+class _Continuation:
+    """One of the reply's sequences: the text and counts that were not sent yet."""
+
+    def __init__(self, sampling: SamplingParams, tokenizer: Tokenizer, style: ReplyStyle) -> None:
+        self._tokenizer = tokenizer
+        self._detokenizer = Detokenizer(
+            tokenizer,
+            sampling.stop,
+            sampling.include_stop_str_in_output,
+            sampling.skip_special_tokens,
+            sampling.min_tokens,
+        )
+        self._interval = style.interval if style.stream else sys.maxsize
+        self._text = style.echo
+        self._num_tokens = 0
+        self._logprobs: list[dict[str, Any]] = []
+        # A stream's first token goes out at once, whatever the interval.
+        self._sent_any = not style.stream
+
+    @property
+    def is_due(self) -> bool:
+        return (self._num_tokens >= self._interval or not self._sent_any) and bool(self._text or self._logprobs)
+
+    def add(self, event: TokenEvent) -> str:
+        """Count the token and, unless it is the control token that ended the text, say it; a stop word it completes."""
         if event.token_id is None:
             return ""
-        if not self._timings.first_token:
-            self._timings.first_token = time.monotonic()
         self._num_tokens += 1
         if event.logprob is not None:
             self._logprobs.append(self._describe(event.token_id, event.logprob))
@@ -129,30 +169,21 @@ class Reply:
         self._text += new.text
         return new.stop
 
-    def _send_if_due(self, event: TokenEvent) -> None:
-        due = self._num_tokens >= self._interval or not self._sent_any
-        if due and (self._text or self._logprobs):
-            self._send(event, b"", b"", b"")
+    def add_rest(self) -> str:
+        """The sequence is over: what was held back, and the stop word if that has one."""
+        rest = self._detokenizer.flush()
+        self._text += rest.text
+        return rest.stop
 
-    def _finish(self, event: TokenEvent, stop: str) -> None:
-        reason = FinishReason.STOP if stop else event.finish_reason or FinishReason.ABORT
-        # As in vLLM, the checkpoint's own end-of-text is no reason worth naming.
-        stop_reason = stop or (str(event.stop_token_id) if event.stop_token_id in self._stop_token_ids else "")
-        self._send(event, reason.value.encode(), stop_reason.encode(), self._timings.as_json(), final=True)
-
-    def _send(self, event: TokenEvent, finish: bytes, stop: bytes, timings: bytes, final: bool = False) -> None:
+    def take_outputs(self) -> dict[str, Array]:
         outputs = {
             "text_output": _bytes(self._text.encode()),
-            "finish_reason": _bytes(finish),
-            "stop_reason": _bytes(stop),
             "num_output_tokens": _int(self._num_tokens),
-            "num_cached_tokens": _int(event.num_cached_tokens),
             "logprobs": _bytes(orjson.dumps(self._logprobs) if self._logprobs else b""),
-            "timings": _bytes(timings),
         }
         self._text, self._num_tokens, self._sent_any = "", 0, True
         self._logprobs = []
-        self.channel.send({**outputs, **self._constant}, final)
+        return outputs
 
     def _describe(self, token_id: int, logprob: TokenLogprob) -> dict[str, Any]:
         top = [self._token(other, value) for other, value in logprob.top]
@@ -164,10 +195,11 @@ class Reply:
 
 
 class Outbox:
-    """The thread that sends replies. It calls `cancel` with the id of a request that ends before its engine is done."""
+    """The thread that sends replies. It calls `cancel` for what ends before the engine is done: `Engine.cancel`."""
 
-    def __init__(self, cancel: Callable[[int], None]) -> None:
+    def __init__(self, cancel: Callable[[int, int | None], None], metrics: RequestMetrics | None = None) -> None:
         self._cancel = cancel
+        self._metrics = metrics or RequestMetrics()
         self._replies: dict[int, Reply] = {}
         self._events: queue.SimpleQueue[tuple[int, TokenEvent] | Reply | str | None] = queue.SimpleQueue()
         self._last_poll = time.monotonic()
@@ -191,42 +223,51 @@ class Outbox:
         self._thread.join()
         for reply in self._replies.values():
             _fail(reply, DependencyDown("the model is being unloaded"))
+            self._metrics.end(reply.id, "error", "unload")
         self._replies.clear()
+        self._metrics.flush(force=True)
 
     def _loop(self) -> None:
         while (item := self._next()) is not None:
             if isinstance(item, Reply):
                 self._replies[item.id] = item
+                self._metrics.begin(item.id, item.num_prompt_tokens, item.timings.arrived)
             elif isinstance(item, str):
                 self._stop(item)
             else:
                 self._deliver(*item)
-            self._poll_clients()
+            self._look_around()
 
     def _next(self) -> tuple[int, TokenEvent] | Reply | str | None:
         while True:
             try:
-                return self._events.get(timeout=_POLL_S if self._replies else None)
+                return self._events.get(timeout=_POLL_S if self._replies or self._metrics.is_busy else None)
             except queue.Empty:
-                self._poll_clients()
+                self._look_around()
+
+    def _look_around(self) -> None:
+        self._poll_clients()
+        self._metrics.flush()
 
     def _stop(self, name: str) -> None:
         for reply in self._replies.values():
             if name and reply.name == name:
                 reply.stopped = True
-                self._cancel(reply.id)
+                self._cancel(reply.id, None)
 
     def _deliver(self, request_id: int, event: TokenEvent) -> None:
         """Pass an event on, and stop an engine that works for nobody.
 
-        A cancel that overtook its request was lost, so it is said again whenever such a request gives a sign of life.
+        A cancel that overtook its request was lost, so it is said again at each sign of life of what nobody wants.
         """
         reply = self._replies.get(request_id)
+        self._metrics.see(request_id, event)
         if reply is not None and _take(reply, event):
             del self._replies[request_id]
-        wanted = request_id in self._replies and not self._replies[request_id].stopped
-        if not wanted and event.finish_reason is None and event.error is None:
-            self._cancel(request_id)
+            self._metrics.end(request_id, *_outcome(reply, event))
+            reply = None
+        if event.finish_reason is None and event.error is None and not (reply and reply.wants(event.index)):
+            self._cancel(request_id, event.index if reply and not reply.stopped else None)
 
     def _poll_clients(self) -> None:
         """Each question costs a trip to the server's process, so the more replies are open the rarer they are asked."""
@@ -235,8 +276,10 @@ class Outbox:
             return
         self._last_poll = now
         for reply in [reply for reply in self._replies.values() if _has_left(reply)]:
-            self._cancel(reply.id)
+            reply.stopped = True
+            self._cancel(reply.id, None)
             del self._replies[reply.id]
+            self._metrics.end(reply.id, FinishReason.ABORT.value, "client_gone")
             with suppress(Exception):  # the stream is gone, and with it whoever could be told
                 reply.channel.close()
 
@@ -246,6 +289,15 @@ def _has_left(reply: Reply) -> bool:
         return reply.channel.is_cancelled()
     except Exception:  # a stream that cannot even be asked is gone
         return True
+
+
+def _outcome(reply: Reply, event: TokenEvent) -> tuple[str, AbortReason | None]:
+    """How a reply ended, and the reason if that was before its time."""
+    if event.error is not None or reply.finish_reason is None:
+        return "error", "deadline" if isinstance(event.error, DeadlineExceeded) else "error"
+    if reply.finish_reason is FinishReason.ABORT:
+        return "abort", "stop" if reply.stopped else "unload"
+    return reply.finish_reason.value, None
 
 
 def _take(reply: Reply, event: TokenEvent) -> bool:

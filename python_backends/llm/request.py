@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
-from python_backends.errors import InvalidInput, Unsupported
-from python_backends.types import SamplingParams
+from python_backends.errors import InvalidInput
+from python_backends.types import Guide, GuideKind, SamplingParams
 
 
 class Tensors(Protocol):
@@ -34,11 +34,15 @@ class ChatRequest:
     tools: list[Any] | None
     chat_template_kwargs: dict[str, Any]
     images: list[bytes]
+    videos: list[bytes]
     image_embeds: np.ndarray[Any, Any] | None
     image_grid: np.ndarray[Any, Any] | None
+    image_prompt: str
     bad_words: tuple[str, ...]
     stream: bool
     echo: bool
+    timeout_s: float | None
+    cache_salt: str
     sampling: SamplingParams
 
 
@@ -54,6 +58,7 @@ _TENSORS = {
     "presence_penalty": "presence_penalty",
     "frequency_penalty": "frequency_penalty",
     "return_log_probs": "logprobs",
+    "num_return_sequences": "n",
 }
 _JSON_ONLY = {
     "min_p": float,
@@ -74,7 +79,9 @@ _JSON_TOO = {
     "presence_penalty": float,
     "frequency_penalty": float,
     "logprobs": bool,
+    "n": int,
 }
+_NOT_SAMPLING = ("timeout_s", "cache_salt")
 
 
 def read_request(tensors: Tensors, defaults: SamplingParams) -> ChatRequest:
@@ -84,7 +91,7 @@ def read_request(tensors: Tensors, defaults: SamplingParams) -> ChatRequest:
         raise InvalidInput("exactly one of messages, text_input and input_ids is required", "messages")
     if messages is not None and not isinstance(messages, list):
         raise InvalidInput("must be a JSON list", "messages")
-    _refuse_unsupported(tensors)
+    given = _json_of(tensors, "sampling_parameters", dict) or {}
     return ChatRequest(
         messages=messages,
         text_input=text,
@@ -92,17 +99,21 @@ def read_request(tensors: Tensors, defaults: SamplingParams) -> ChatRequest:
         tools=_json_of(tensors, "tools", list),
         chat_template_kwargs=_json_of(tensors, "chat_template_kwargs", dict) or {},
         images=tensors.blobs("image"),
+        videos=tensors.blobs("video"),
         image_embeds=tensors.array("image_embeds"),
         image_grid=tensors.array("image_grid"),
+        image_prompt=tensors.text("image_prompt"),
         bad_words=_words(tensors, "bad_words"),
         stream=bool(tensors.scalar("stream", True)),
         echo=not tensors.scalar("exclude_input_in_output", True),
-        sampling=_sampling(tensors, defaults),
+        timeout_s=_timeout(given.get("timeout_s")),
+        cache_salt=_salt(given.get("cache_salt")),
+        sampling=_sampling(tensors, given, defaults),
     )
 
 
-def _sampling(tensors: Tensors, defaults: SamplingParams) -> SamplingParams:
-    values: dict[str, Any] = _json_sampling(_json_of(tensors, "sampling_parameters", dict) or {})
+def _sampling(tensors: Tensors, given: dict[str, Any], defaults: SamplingParams) -> SamplingParams:
+    values: dict[str, Any] = _json_sampling(given)
     for tensor, field in _TENSORS.items():
         if (value := tensors.scalar(tensor)) is not None:
             values[field] = value
@@ -111,6 +122,7 @@ def _sampling(tensors: Tensors, defaults: SamplingParams) -> SamplingParams:
     if stop:
         values["stop"] = stop
     values["logprobs"] = bool(values.get("logprobs") or values.get("top_logprobs"))
+    values["guide"] = _guide(tensors)
     return dataclasses.replace(defaults, **values)
 
 
@@ -119,7 +131,7 @@ def _json_sampling(given: dict[str, Any]) -> dict[str, Any]:
     scalars = {**_JSON_ONLY, **_JSON_TOO}
     values: dict[str, Any] = {}
     for key, value in given.items():
-        if value is None:
+        if value is None or key in _NOT_SAMPLING:
             continue
         if key == "logit_bias":
             values[key] = _logit_bias(value)
@@ -144,6 +156,19 @@ def _number(value: Any, kind: type, key: str) -> Any:
     if found is None or found != value:
         raise InvalidInput(f"{key} must be of type {kind.__name__}, got {value!r:.40}", "sampling_parameters")
     return found
+
+
+def _timeout(value: Any) -> float | None:
+    seconds: float | None = None if value is None else _number(value, float, "timeout_s")
+    if seconds is not None and seconds <= 0:
+        raise InvalidInput(f"timeout_s must be greater than 0, got {value!r:.40}", "sampling_parameters")
+    return seconds
+
+
+def _salt(value: Any) -> str:
+    if value is not None and not isinstance(value, str):
+        raise InvalidInput(f"cache_salt must be text, got {value!r:.40}", "sampling_parameters")
+    return value or ""
 
 
 def _stop(value: Any) -> tuple[str, ...]:
@@ -182,8 +207,8 @@ def _words(tensors: Tensors, name: str) -> tuple[str, ...]:
         raise InvalidInput("not valid UTF-8", name) from error
 
 
-def _refuse_unsupported(tensors: Tensors) -> None:
-    if (count := tensors.scalar("num_return_sequences", 1)) != 1:
-        raise Unsupported(f"only 1 sequence per request is supported, got {count}", "num_return_sequences")
-    if tensors.text("guided_decoding_guide_type"):
-        raise Unsupported("guided decoding is not supported by this engine", "guided_decoding_guide_type")
+def _guide(tensors: Tensors) -> Guide | None:
+    kind, text = tensors.text("guided_decoding_guide_type"), tensors.text("guided_decoding_guide")
+    if text and not kind:
+        raise InvalidInput("is required with a guide", "guided_decoding_guide_type")
+    return Guide(cast(GuideKind, kind), text) if kind else None

@@ -16,14 +16,23 @@ import numpy as np
 from transformers import GenerationConfig
 
 from python_backends.engine import Engine, EngineOptions, create_engine
-from python_backends.errors import BackendError, DependencyDown, InternalFault, InvalidInput, QueueFull
-from python_backends.llm.prompt import Prompt, Prompter, place_images
+from python_backends.errors import (
+    BackendError,
+    DeadlineExceeded,
+    DependencyDown,
+    InternalFault,
+    InvalidInput,
+    QueueFull,
+)
+from python_backends.llm.feature_cache import ImageFeatures
+from python_backends.llm.prompt import Prompt, Prompter, place_media, wishes_of
 from python_backends.llm.replies import Outbox, Reply, ReplyStyle, Timings
 from python_backends.llm.request import ChatRequest, read_request
-from python_backends.llm.vision_client import ImageFeatures, VisionClient
+from python_backends.llm.vision_client import VisionClient, Wishes
+from python_backends.metrics import RequestMetrics
 from python_backends.options import checkpoint_path, read_options
-from python_backends.triton_io import Inputs, Responder, entry_folder, entry_parameters, load_errors_named
-from python_backends.types import GenerationRequest, SamplingParams, TokenEvent
+from python_backends.triton_io import Inputs, MetricBoard, Responder, entry_folder, entry_parameters, load_errors_named
+from python_backends.types import FinishReason, GenerationRequest, SamplingParams, TokenEvent
 
 # Preparation waits for the vision encoder more than it computes, so a few threads serve many requests.
 _PREPARE_THREADS = 4
@@ -40,14 +49,9 @@ class LlmOptions(EngineOptions):
     encoder_cache_bytes: int = 256 << 20
     limit_mm_per_prompt: dict[str, Any] | None = None
     stream_interval: int = 1
-    tool_call_parser: str = ""
-    reasoning_parser: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("tool_call_parser", "reasoning_parser"):
-            if getattr(self, name):
-                raise ValueError(f"parameter {name!r} is {getattr(self, name)!r}; this version has no such parsers yet")
         for name in ("encoder_cache_bytes", "stream_interval"):
             if getattr(self, name) < 0:
                 raise ValueError(f"parameter {name!r} must not be negative, got {getattr(self, name)}")
@@ -73,9 +77,9 @@ class LlmService:
         with load_errors_named(args["model_name"]):
             folder = entry_folder(args)
             options = read_options(LlmOptions, entry_parameters(args), folder)
-            self._start(options, checkpoint_path(folder, options.model))
+            self._start(options, checkpoint_path(folder, options.model), MetricBoard(args["model_name"]))
 
-    def _start(self, options: LlmOptions, model: str) -> None:
+    def _start(self, options: LlmOptions, model: str, board: MetricBoard) -> None:
         shared = {option.name: getattr(options, option.name) for option in fields(EngineOptions)}
         self._options = options
         self._prompter = Prompter(model, options.chat_template, options.trust_remote_code)
@@ -84,7 +88,10 @@ class LlmService:
         # The launcher chooses the port, so the repository cannot know it.
         endpoint = options.vision_endpoint or os.environ.get("TRIMODAL_GRPC_ENDPOINT", "127.0.0.1:8001")
         self._vision = VisionClient(endpoint, options.vision_model, options.encoder_cache_bytes)
-        self._outbox = Outbox(self._engine.cancel)
+        self._outbox = Outbox(
+            self._engine.cancel,
+            RequestMetrics(board, lambda: self._engine.stats, encoder_cache=lambda: self._vision.stats),
+        )
         self._prepare_pool = ThreadPoolExecutor(_PREPARE_THREADS, thread_name_prefix="prepare")
         self._ids = itertools.count()
         self._arrivals: set[Arrival] = set()
@@ -121,65 +128,86 @@ class LlmService:
             if arrival.responder.is_cancelled():
                 arrival.responder.close()
             else:
-                self._submit(arrival.inputs, arrival.responder, arrival.timings)
+                self._submit(arrival)
         except Exception as error:  # becomes the error reply to this request
             arrival.responder.fail(error)
         self._arrivals.discard(arrival)
-        if arrival.stopped:
-            self._outbox.stop(arrival.inputs.request_id)
 
-    def _submit(self, inputs: Inputs, responder: Responder, timings: Timings) -> None:
+    def _submit(self, arrival: Arrival) -> None:
         if self._closing:
             raise DependencyDown("the model is being unloaded")
-        request = read_request(inputs, self._defaults)
+        request = read_request(arrival.inputs, self._defaults)
+        deadline = _deadline(arrival, request)
         prompt = self._prompt(request)
-        generation = GenerationRequest(next(self._ids), prompt.ids, self._with_bad_words(request), prompt.images)
-        timings.prepared = time.monotonic()
+        sampling = self._with_bad_words(request)
+        generation = GenerationRequest(
+            next(self._ids), prompt.ids, sampling, prompt.images, deadline, request.cache_salt
+        )
+        arrival.timings.prepared = time.monotonic()
+        reply = self._reply(request, generation, arrival)
         # The reply must be known before the engine can say its first word.
-        self._outbox.register(self._reply(request, generation, inputs.request_id, responder, timings))
+        self._outbox.register(reply)
+        self._hand_over(generation, reply, arrival.stopped)
+
+    def _hand_over(self, generation: GenerationRequest, reply: Reply, stopped: bool) -> None:
+        """From here on the outbox owns the responder, so whatever happens becomes an event."""
         emit = partial(self._outbox.put, generation.id)
+        if stopped:
+            reply.stopped = True
+            for index in range(generation.sampling.n):
+                emit(TokenEvent(finish_reason=FinishReason.ABORT, index=index))
+            return
         try:
             self._engine.submit(generation, emit)
         except BackendError as error:
             emit(TokenEvent(error=error))
-        except Exception as error:  # the outbox owns the responder by now
+        except Exception as error:  # becomes the error reply to this request
             emit(TokenEvent(error=InternalFault(f"{type(error).__name__}: {error}")))
+        # A cancel of the outbox may have come to the engine before the request, which then knew of no such id.
+        if reply.stopped:
+            self._engine.cancel(generation.id)
 
-    def _reply(
-        self, request: ChatRequest, generation: GenerationRequest, name: str, responder: Responder, timings: Timings
-    ) -> Reply:
+    def _reply(self, request: ChatRequest, generation: GenerationRequest, arrival: Arrival) -> Reply:
         style = ReplyStyle(
             stream=request.stream,
             echo=request.text_input if request.echo else "",
             interval=self._options.stream_interval,
         )
-        return Reply(generation, name, responder, self._prompter.backend, style, timings)
+        name, tokenizer = arrival.inputs.request_id, self._prompter.backend
+        return Reply(generation, name, arrival.responder, tokenizer, style, arrival.timings)
 
     def _prompt(self, request: ChatRequest) -> Prompt:
         num_images = len(request.images) + (request.image_embeds is not None)
-        self._check_limit(num_images)
+        self._check_limit("image", num_images)
+        self._check_limit("video", len(request.videos))
+        messages = place_media(request.messages or [], num_images, len(request.videos))
         if request.messages is not None:
-            messages = place_images(request.messages, num_images)
+            # Before anything is encoded, because a bad part costs nothing yet.
+            wishes = {kind: wishes_of(messages, kind) for kind in ("image", "video")}
             ids = self._prompter.from_messages(messages, request.tools, request.chat_template_kwargs)
         else:
+            wishes = {"image": [], "video": []}
             ids = self._prompter.from_text(request.text_input) if request.input_ids is None else request.input_ids
-        return self._prompter.expand(ids, self._features(request))
+        images = self._image_features(request, wishes["image"])
+        videos = self._vision.features(request.videos, _fitting(wishes["video"], request.videos), "video")
+        return self._prompter.expand(ids, images, videos)
 
-    def _features(self, request: ChatRequest) -> list[ImageFeatures]:
+    def _image_features(self, request: ChatRequest, wishes: list[Wishes]) -> list[ImageFeatures]:
         if request.image_embeds is None:
-            return self._vision.features(request.images)
+            return self._vision.features(request.images, _fitting(wishes, request.images))
         if request.images or request.image_grid is None:
             raise InvalidInput("image_embeds come with image_grid and without image", "image_embeds")
         features = np.ascontiguousarray(request.image_embeds, np.float32)
         if not np.isfinite(features).all():
             raise InvalidInput("must be finite numbers", "image_embeds")
         frames, height, width = request.image_grid.tolist()
-        return [ImageFeatures(features, (frames, height, width), sha256(features.tobytes()).digest())]
+        digest = sha256(features.tobytes()).digest()
+        return [ImageFeatures(features, (frames, height, width), digest, request.image_prompt)]
 
-    def _check_limit(self, num_images: int) -> None:
-        limit = (self._options.limit_mm_per_prompt or {}).get("image")
-        if limit is not None and num_images > limit:
-            raise InvalidInput(f"at most {limit} images per prompt are allowed, got {num_images}", "image")
+    def _check_limit(self, kind: str, number: int) -> None:
+        limit = (self._options.limit_mm_per_prompt or {}).get(kind)
+        if limit is not None and number > limit:
+            raise InvalidInput(f"limit_mm_per_prompt allows {limit} {kind}s, got {number}", kind)
 
     def _with_bad_words(self, request: ChatRequest) -> SamplingParams:
         if not request.bad_words:
@@ -187,6 +215,22 @@ class LlmService:
         # Only here, because it takes the tokenizer that request.py refuses to know.
         ids = tuple(ids for word in request.bad_words for ids in self._prompter.word_ids(word))
         return SamplingParams(**{**vars(request.sampling), "bad_words_ids": ids})
+
+
+def _fitting(wishes: list[Wishes], media: list[bytes]) -> list[Wishes] | None:
+    # More or fewer parts than images are an error of the prompt, which `expand` tells.
+    return wishes if len(wishes) == len(media) else None
+
+
+def _deadline(arrival: Arrival, request: ChatRequest) -> float | None:
+    """The earlier of what Triton and what the request itself says, on the monotonic clock. Raises if it has passed."""
+    limits = [limit for limit in (arrival.inputs.timeout_s, request.timeout_s) if limit is not None]
+    if not limits:
+        return None
+    deadline = arrival.timings.arrived + min(limits)
+    if time.monotonic() >= deadline:
+        raise DeadlineExceeded("the deadline of the request passed before its turn came")
+    return deadline
 
 
 def default_sampling(model: str) -> SamplingParams:

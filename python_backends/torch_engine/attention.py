@@ -1,11 +1,12 @@
 """Attention over the slots of the KV cache, plugged into Hugging Face models by their attention interface.
 
 A step computes the chunks of several sequences in one row of tokens. Each layer calls `slot_attention`, which stores
-the new keys and values in the sequences' slots and lets every chunk attend to its own sequence only.
+the new keys and values in the sequences' slots and lets every token attend to its own sequence only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,29 +14,64 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from python_backends.errors import Unsupported
+from python_backends.torch_engine.blocks import attend_blocks
 from python_backends.torch_engine.cache import KVCache
+from python_backends.torch_engine.rows import Extent, Rows, Run
+from python_backends.torch_engine.scores import Scores
 
 ATTENTION_NAME = "trimodal_slots"
+Attend = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, bool, float | None],
+    torch.Tensor,
+]
 
 
 @dataclass(frozen=True)
-class Extent:
-    """A chunk: rows `first` to `last` of the step are the tokens `start` to `end` of the sequence in `slot`."""
+class Layer:
+    """What one layer asks of attention: its index, the scale of scores, and how many tokens it sees (None: all)."""
 
-    slot: int
-    first: int
-    last: int
-    start: int
-    end: int
+    index: int
+    scaling: float | None
+    window: int | None
+    attend: Attend
 
 
-@dataclass(frozen=True)
 class StepContext:
-    """Travels through the model's keyword arguments to every attention layer."""
+    """Travels through the model's keyword arguments to every attention layer; what layers share is made once."""
 
-    cache: KVCache
-    extents: list[Extent]
+    def __init__(self, cache: KVCache, rows: Rows, dtype: torch.dtype, device: torch.device) -> None:
+        self.cache, self.rows = cache, rows
+        # Where the new keys and values of the sequences that decode go.
+        self.slots = torch.tensor([extent.slot for extent in rows.decodes], device=device)
+        self.positions = torch.tensor([extent.start for extent in rows.decodes], device=device)
+        self._dtype, self._device = dtype, device
+        self._masks: dict[tuple[int, int | None], torch.Tensor | None] = {}
+
+    def run_mask(self, run: Run, window: int | None) -> torch.Tensor | None:
+        """[slots, 1, 1, run.length] to add to the scores of a run; None when all its tokens see all of it."""
+        key = (run.first, window)
+        if key not in self._masks:
+            ends = torch.tensor(run.ends, device=self._device)[:, None]
+            self._masks[key] = self._to_add(_seen(ends - 1, run.length, window))
+        mask = self._masks[key]
+        return None if mask is None else mask[:, None, None]
+
+    def chunk_mask(self, extent: Extent, window: int | None) -> torch.Tensor | None:
+        """[rows, extent.end] to add to the scores of a chunk; None when plain causal attention is meant."""
+        key = (extent.first, window)
+        # The library's own causal flag aligns its mask with the first row, which is right for a first chunk only.
+        if extent.start == 0 and (window is None or extent.end <= window):
+            return None
+        if key not in self._masks:
+            positions = torch.arange(extent.start, extent.end, device=self._device)[:, None]
+            self._masks[key] = self._to_add(_seen(positions, extent.end, window))
+        return self._masks[key]
+
+    def _to_add(self, seen: torch.Tensor) -> torch.Tensor | None:
+        """Made once per step: the library would turn a boolean mask into this in every layer."""
+        if seen.all():
+            return None
+        return torch.zeros(seen.shape, dtype=self._dtype, device=self._device).masked_fill_(~seen, -torch.inf)
 
 
 def slot_attention(
@@ -47,59 +83,115 @@ def slot_attention(
     step: StepContext,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """query [1, heads, rows, head_dim], key and value [1, kv_heads, rows, head_dim] -> [1, rows, heads, head_dim]."""
-    _refuse_what_changes_scores(others)
-    keys, values = step.cache.keys[module.layer_idx], step.cache.values[module.layer_idx]  # type: ignore[index]
-    output = torch.empty_like(query)
-    # Each sequence attends alone: lengths differ, and its region of the cache is contiguous already.
-    for extent in step.extents:
-        rows = slice(extent.first, extent.last)
-        keys[extent.slot, :, extent.start : extent.end] = key[0, :, rows]
-        values[extent.slot, :, extent.start : extent.end] = value[0, :, rows]
-        output[:, :, rows] = _attend(query[:, :, rows], keys, values, extent, scaling, sliding_window)
-    return output.transpose(1, 2), None
+    """query [1, heads, rows, head_dim], key and value [1, kv_heads, rows, head_dim] -> [1, rows, heads, head_dim].
+
+    What `others` may hold is checked once, by structure.py.
+    """
+    how = attend if softcap is None and s_aux is None else Scores(softcap, s_aux).attend
+    rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
+    layer = Layer(module.layer_idx, scaling, sliding_window, how)  # type: ignore[arg-type]
+    return attend_rows(layer, rows[0], rows[1], rows[2], step)[None], None
 
 
-def _refuse_what_changes_scores(others: dict[str, Any]) -> None:
-    """Some families hand over more than query, key and value; to ignore it would give wrong text and no error."""
-    for name in ("softcap", "s_aux", "position_bias"):
-        if others.get(name) is not None:
-            raise Unsupported(f"this family's attention needs {name}, which the torch engine does not have")
+def attend_rows(
+    layer: Layer, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, step: StepContext
+) -> torch.Tensor:
+    """query [rows, heads, head_dim], key and value [rows, kv_heads, head_dim] -> [rows, heads, value_dim]."""
+    keys, values = step.cache.keys[layer.index], step.cache.values[layer.index]
+    _store(keys, key, step)
+    _store(values, value, step)
+    # Rows that only pad the step belong to no sequence; zeros keep them finite.
+    output = query.new_zeros(len(query), query.shape[1], value.shape[2])
+    for run in step.rows.runs:
+        mask = step.run_mask(run, layer.window)
+        output[run.first : run.last] = _attend_run(query[run.first : run.last], keys, values, run, mask, layer)
+    for extent in step.rows.chunks:
+        part = query[extent.first : extent.last]
+        output[extent.first : extent.last] = _attend_chunk(part, keys, values, extent, step, layer)
+    return output
 
 
-def _attend(
+def attend(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    is_causal: bool,
+    scaling: float | None,
+) -> torch.Tensor:
+    """query [n, heads, rows, head_dim], keys, values [n, kv_heads, length, head_dim] -> [n, heads, rows, head_dim]."""
+    shared = query.shape[1] != keys.shape[1]
+    return scaled_dot_product_attention(
+        query, keys, values, attn_mask=mask, is_causal=is_causal, scale=scaling, enable_gqa=shared
+    )
+
+
+def _store(cache: torch.Tensor, new: torch.Tensor, step: StepContext) -> None:
+    """cache [slots, kv_heads, max_len, head_dim], new [rows, kv_heads, head_dim]: each row to its slot and position."""
+    if decodes := len(step.rows.decodes):
+        cache[step.slots, :, step.positions] = new[:decodes]
+    for extent in step.rows.chunks:
+        cache[extent.slot, :, extent.start : extent.end] = new[extent.first : extent.last].transpose(0, 1)
+
+
+def _attend_run(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    run: Run,
+    mask: torch.Tensor | None,
+    layer: Layer,
+) -> torch.Tensor:
+    """query [rows, heads, head_dim], one token of each sequence of the run -> [rows, heads, value_dim].
+
+    The heads that share a key head are laid out as if they were tokens: each key is then read once, not once per head.
+    """
+    rows, heads, head_dim = query.shape
+    grouped = query.reshape(rows, keys.shape[1], -1, head_dim)
+    if run.has_gaps:
+        # Slots between those of the run take part for nothing; that is cheaper than one call per sequence.
+        spread = grouped.new_zeros(run.num_slots, *grouped.shape[1:])
+        spread[run.members] = grouped
+        grouped = spread
+    attended = layer.attend(
+        grouped,
+        keys[run.first_slot : run.last_slot, :, : run.length],
+        values[run.first_slot : run.last_slot, :, : run.length],
+        mask,
+        False,
+        layer.scaling,
+    )
+    if run.has_gaps:
+        attended = attended[run.members]
+    return attended.reshape(rows, heads, -1)
+
+
+def _attend_chunk(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
     extent: Extent,
-    scaling: float | None,
-    window: int | None,
+    step: StepContext,
+    layer: Layer,
 ) -> torch.Tensor:
-    key = keys[extent.slot : extent.slot + 1, :, : extent.end]
-    value = values[extent.slot : extent.slot + 1, :, : extent.end]
-    # Without a mask the library picks its flash kernel; the first chunk and a lone decode need none.
-    windowed = window is not None and extent.end > window
-    mask = _causal_mask(extent, window, query.device) if windowed or (extent.start and query.shape[2] > 1) else None
-    return scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=mask,
-        is_causal=mask is None and query.shape[2] > 1,
-        scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
+    """query [rows, heads, head_dim] -> [rows, heads, value_dim]."""
+    keys, values = keys[extent.slot, :, : extent.end], values[extent.slot, :, : extent.end]
+    if layer.attend is attend and query.dtype == torch.bfloat16 and query.device.type == "cpu":
+        return attend_blocks(query, keys, values, extent.start, layer.window, layer.scaling)
+    mask = step.chunk_mask(extent, layer.window)
+    attended = layer.attend(query.transpose(0, 1)[None], keys[None], values[None], mask, mask is None, layer.scaling)
+    return attended[0].transpose(0, 1)
 
 
-def _causal_mask(extent: Extent, window: int | None, device: torch.device) -> torch.Tensor:
-    """[rows, extent.end] bool: which earlier tokens a token may see; a window of w sees itself and w - 1 before it."""
-    # The library's own causal flag aligns the mask with the first row, which is wrong for a later chunk.
-    position = torch.arange(extent.start, extent.end, device=device)[:, None]
-    earlier = torch.arange(extent.end, device=device)[None, :]
-    seen = earlier <= position
-    return seen if window is None else seen & (earlier > position - window)
+def _seen(positions: torch.Tensor, length: int, window: int | None) -> torch.Tensor:
+    """positions [rows, 1] -> [rows, length] bool: a token sees itself and what is before it, in a window of w w - 1."""
+    earlier = torch.arange(length, device=positions.device)[None, :]
+    seen = earlier <= positions
+    return seen if window is None else seen & (earlier > positions - window)
 
 
 AttentionInterface.register(ATTENTION_NAME, slot_attention)

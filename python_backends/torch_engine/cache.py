@@ -6,6 +6,7 @@ forgotten, so every sequence can own a region of the greatest length and attenti
 
 from __future__ import annotations
 
+import math
 import mmap
 from dataclasses import dataclass
 
@@ -13,27 +14,37 @@ import torch
 
 
 @dataclass(frozen=True)
-class CacheShape:
-    num_layers: int
+class LayerShape:
+    """Layers may differ, and keys may be wider than values (DeepSeek)."""
+
     num_kv_heads: int
-    head_dim: int
+    key_dim: int
+    value_dim: int
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    layers: tuple[LayerShape, ...]
     dtype: torch.dtype
     device: torch.device
 
     @property
     def bytes_per_token(self) -> int:
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
+        values = sum(layer.num_kv_heads * (layer.key_dim + layer.value_dim) for layer in self.layers)
+        return values * self.dtype.itemsize
 
 
 class KVCache:
-    """keys[layer] and values[layer] of shape [num_slots, num_kv_heads, max_len, head_dim]."""
+    """keys[layer] and values[layer] of shape [num_slots, num_kv_heads, max_len, key_dim or value_dim]."""
 
     def __init__(self, shape: CacheShape, num_slots: int, max_len: int) -> None:
-        self._tensor_bytes = shape.num_kv_heads * max_len * shape.head_dim * shape.dtype.itemsize
-        self._regions: list[mmap.mmap] = []
-        size = (num_slots, shape.num_kv_heads, max_len, shape.head_dim)
-        self.keys = [self._allocate(shape, size) for _ in range(shape.num_layers)]
-        self.values = [self._allocate(shape, size) for _ in range(shape.num_layers)]
+        # Each region with the bytes of one slot in it.
+        self._regions: list[tuple[mmap.mmap, int]] = []
+        self.keys, self.values = [], []
+        for layer in shape.layers:
+            size = (num_slots, layer.num_kv_heads, max_len)
+            self.keys.append(self._allocate(shape, (*size, layer.key_dim)))
+            self.values.append(self._allocate(shape, (*size, layer.value_dim)))
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:
         """Copy the first `num_tokens` tokens of a slot to another."""
@@ -42,21 +53,27 @@ class KVCache:
             tensor[target, :, :num_tokens] = tensor[source, :, :num_tokens]
 
     def forget(self, slot: int) -> None:
-        """Give a slot's memory back to the system, as far as whole pages allow; its content is then undefined."""
-        # Inner pages only: a page at the border also holds a neighbour's tokens.
-        start = -(-slot * self._tensor_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
-        end = (slot + 1) * self._tensor_bytes // mmap.PAGESIZE * mmap.PAGESIZE
-        for region in self._regions:
+        """Give a slot's memory back to the system, as far as whole pages allow; its content is zeros afterwards.
+
+        Masked keys take part in sums, with a weight of zero: what is not finite there would still spoil them.
+        """
+        for region, slot_bytes in self._regions:
+            first, last = slot * slot_bytes, (slot + 1) * slot_bytes
+            # Inner pages only: a page at the border also holds a neighbour's tokens.
+            start = min(last, -(-first // mmap.PAGESIZE) * mmap.PAGESIZE)
+            end = max(start, last // mmap.PAGESIZE * mmap.PAGESIZE)
             if end > start:
                 region.madvise(mmap.MADV_DONTNEED, start, end - start)
+            region[first:start], region[end:last] = bytes(start - first), bytes(last - end)
+        for tensor in () if self._regions else (*self.keys, *self.values):
+            tensor[slot] = 0
 
     def _allocate(self, shape: CacheShape, size: tuple[int, ...]) -> torch.Tensor:
         if shape.device.type != "cpu":
-            return torch.empty(size, dtype=shape.dtype, device=shape.device)
-        region = mmap.mmap(
-            -1, size[0] * self._tensor_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-        )
-        self._regions.append(region)
+            return torch.zeros(size, dtype=shape.dtype, device=shape.device)
+        slot_bytes = math.prod(size[1:]) * shape.dtype.itemsize
+        region = mmap.mmap(-1, size[0] * slot_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+        self._regions.append((region, slot_bytes))
         return torch.frombuffer(region, dtype=shape.dtype).view(size)
 
 

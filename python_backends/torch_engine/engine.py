@@ -6,24 +6,53 @@ the state. A request that fails ends alone; the loop goes on.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import queue
 import threading
-from collections.abc import Iterable
+import time
+from dataclasses import dataclass
 
 import torch
 
-from python_backends.engine import EngineOptions
-from python_backends.errors import BackendError, ContextOverflow, DependencyDown, InternalFault, InvalidInput
+from python_backends.admission import check_request
+from python_backends.engine import EngineOptions, EngineStats
+from python_backends.errors import (
+    BackendError,
+    DeadlineExceeded,
+    DependencyDown,
+    InternalFault,
+    InvalidInput,
+)
+from python_backends.features import LazyFeatures
 from python_backends.torch_engine.cache import CacheShape, KVCache
+from python_backends.torch_engine.guided import Guidance, Masks
 from python_backends.torch_engine.model import DecoderModel
+from python_backends.torch_engine.progress import next_event
 from python_backends.torch_engine.runner import Runner
-from python_backends.torch_engine.sampler import Sampler, token_logprob
+from python_backends.torch_engine.sampler import Draw, Sampler
 from python_backends.torch_engine.scheduler import Scheduler, Step
-from python_backends.torch_engine.sequence import Sequence
+from python_backends.torch_engine.self_check import check_model
+from python_backends.torch_engine.sequence import Sequence, content_keys
 from python_backends.torch_engine.slots import SlotPool
 from python_backends.types import Emit, FinishReason, GenerationRequest, ImageSpan, TokenEvent
+
+# How late an engine without other work may notice that a deadline has passed.
+_DEADLINES_S = 0.1
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """A message to the loop: end this request, or one of its sequences."""
+
+    request_id: int
+    index: int | None = None
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A message to the loop: image features that this sequence waited for are here, or will never be."""
+
+    sequence: Sequence
 
 
 class TorchEngine:
@@ -37,11 +66,20 @@ class TorchEngine:
         num_slots = _num_slots(options, shape, capacity, self.max_model_len)
         pool = SlotPool(num_slots, capacity, options.enable_prefix_caching)
         self._max_tokens_in_cache = capacity
-        self.scheduler = Scheduler(pool, options.max_num_batched_tokens, options.max_waiting)
+        self._inbox: queue.SimpleQueue[Sequence | Cancel | Fetched | None] = queue.SimpleQueue()
+        self.scheduler = Scheduler(
+            pool,
+            options.max_num_batched_tokens,
+            options.max_waiting,
+            options.priority_ageing_s,
+            lambda sequence: self._inbox.put(Fetched(sequence)),
+        )
         self._runner = Runner(self._model, KVCache(shape, num_slots, self.max_model_len))
-        self._runner.warm_up()
-        self._sampler = Sampler(self._model.eos_token_ids, self._model.device)
-        self._inbox: queue.SimpleQueue[Sequence | int | None] = queue.SimpleQueue()
+        check_model(self._model, self._runner)
+        eos = self._model.eos_token_ids
+        self._sampler = Sampler(eos)
+        self._guidance = Guidance(options.model, options.trust_remote_code, self._model.vocab_size, eos)
+        self._max_num_seqs = options.max_num_seqs
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
 
@@ -52,39 +90,44 @@ class TorchEngine:
         """Queue a request; see `Engine.submit`."""
         if not self._thread.is_alive():
             raise DependencyDown("the engine is closed")
-        self._inbox.put(Sequence(request, emit, _content_keys(request), self._check_fits(request)))
+        for image in request.images:
+            _check_features(image, self._model.feature_size)
+        limit, guide = min(self.max_model_len, self._max_tokens_in_cache), request.sampling.guide
+        max_tokens = check_request(request, limit, self._model.vocab_size, self._max_num_seqs)
+        constraint = self._guidance.compile(guide) if guide else None
+        self._inbox.put(Sequence(request, emit, content_keys(request), max_tokens, constraint=constraint))
 
-    def cancel(self, request_id: int) -> None:
-        self._inbox.put(request_id)
+    def cancel(self, request_id: int, index: int | None = None) -> None:
+        self._inbox.put(Cancel(request_id, index))
+
+    @property
+    def stats(self) -> EngineStats:
+        pool = self.scheduler.pool
+        return EngineStats(
+            self.scheduler.num_running,
+            self.scheduler.num_waiting,
+            pool.num_tokens_in_use,
+            pool.num_tokens,
+            pool.capacity,
+            self.scheduler.num_preemptions,
+        )
 
     def close(self) -> None:
         self._inbox.put(None)
         self._thread.join()
         self._end_all()
-
-    def _check_fits(self, request: GenerationRequest) -> int:
-        """How many tokens it may generate: what it asks for, as far as the context has room. Raises if none fits."""
-        num_prompt, wanted = len(request.prompt_ids), request.sampling.max_tokens
-        if num_prompt == 0:
-            raise InvalidInput("the prompt has no tokens", "text_input")
-        _check_token_ids(request.prompt_ids, self._model.vocab_size, "input_ids")
-        for name in ("logit_bias", "stop_token_ids"):
-            _check_token_ids(getattr(request.sampling, name), self._model.vocab_size, name)
-        for image in request.images:
-            _check_width(image, self._model.hidden_size)
-        limit = min(self.max_model_len, self._max_tokens_in_cache)
-        if num_prompt >= limit:
-            raise ContextOverflow(f"the prompt has {num_prompt} tokens; the context holds {limit}", "messages")
-        if wanted is not None and wanted > limit:
-            raise ContextOverflow(f"{wanted} tokens are more than the context holds, which is {limit}", "max_tokens")
-        return min(wanted or limit, limit - num_prompt)
+        self._guidance.close()
 
     def _loop(self) -> None:
         try:
             while self._take_messages():
-                step = self.scheduler.schedule()
+                started = time.monotonic()
+                for sequence in self.scheduler.expired(started):
+                    self._fail(sequence, DeadlineExceeded("the deadline of the request has passed"), remember=True)
+                step = self.scheduler.schedule(started)
                 if step.chunks:
                     self._run(step)
+                    self._observe(step, time.monotonic() - started)
         finally:
             self._end_all()
 
@@ -101,14 +144,17 @@ class TorchEngine:
         """Handle the inbox, waiting for it when there is nothing else to do; False when the engine is to close."""
         while True:
             try:
-                # An idle engine sleeps here; a busy one only looks.
-                message = self._inbox.get(block=not self.scheduler.has_work)
+                # An idle engine sleeps here; a busy one only looks, and one that awaits features looks at deadlines.
+                timeout = _DEADLINES_S if self.scheduler.is_fetching else None
+                message = self._inbox.get(block=not self.scheduler.has_work, timeout=timeout)
             except queue.Empty:
                 return True
             if message is None:
                 return False
             if isinstance(message, Sequence):
                 self._admit(message)
+            elif isinstance(message, Fetched):
+                self._resume(message.sequence)
             else:
                 self._cancel(message)
 
@@ -119,74 +165,98 @@ class TorchEngine:
         except Exception as error:  # ends this request, never the loop
             self._fail(sequence, error)
 
-    def _cancel(self, request_id: int) -> None:
+    def _resume(self, sequence: Sequence) -> None:
+        try:
+            for image in sequence.request.images:
+                _check_features(image, self._model.feature_size)
+            self.scheduler.resume(sequence)
+        except Exception as error:  # ends this request, never the loop
+            self._fail(sequence, error)
+
+    def _cancel(self, cancel: Cancel) -> None:
         for sequence in self.scheduler.sequences:
-            if sequence.id == request_id:
+            if sequence.request.id == cancel.request_id and cancel.index in (None, sequence.index):
                 self._abort(sequence)
 
+    def _observe(self, step: Step, seconds: float) -> None:
+        # A GPU is waited for only where tokens are drawn.
+        is_done = self._model.device.type == "cpu" or any(chunk.sequence.num_output_tokens for chunk in step.chunks)
+        self.scheduler.observe(step, seconds, is_done)
+
     def _run(self, step: Step) -> None:
+        sampling = [chunk.sequence for chunk in step.chunks if chunk.samples]
+        masks = self._guidance.begin(sampling)
         try:
             logits = self._runner.run(step)
+            for chunk in step.chunks:
+                self.scheduler.commit(chunk)
+            draws = self._draw(sampling, logits, masks)
         except Exception as error:  # the step's requests end with the error, the others go on
             for chunk in step.chunks:
                 self._fail(chunk.sequence, error)
         else:
-            self._advance(step, logits)
+            for sequence, draw in draws:
+                self._append(sequence, draw)
 
-    def _advance(self, step: Step, logits: torch.Tensor) -> None:
-        """logits [chunks that sample, vocabulary]: the step is in the cache, and those chunks get a new token."""
-        sampling = [chunk.sequence for chunk in step.chunks if chunk.samples]
-        for chunk in step.chunks:
-            self.scheduler.commit(chunk)
-        # One argmax for the whole batch: most requests need no more, and each call costs as much as all.
-        likeliest = logits.argmax(-1).tolist()
-        for sequence, row, token_id in zip(sampling, logits, likeliest, strict=True):
-            try:
-                self._append(sequence, self._sampler.draw(row, token_id, sequence), row)
-            except Exception as error:  # ends this request; the step's others go on
-                self._fail(sequence, error)
+    def _draw(
+        self, sampling: list[Sequence], logits: torch.Tensor, masks: Masks
+    ) -> list[tuple[Sequence, Draw | BackendError]]:
+        """The next token of every sequence in `sampling` and of their forks, from logits [sampling, vocabulary]."""
+        # The grammars are the mask thread's until then, and a fork copies its parent's.
+        masks.wait()
+        # A prompt that is computed by now has the first token of all its request's sequences in one row.
+        forks = [(row, each.fork(index)) for row, each in enumerate(sampling) for index in each.unforked]
+        for _, fork in forks:
+            self._runner.admit(fork)
+            self.scheduler.add_fork(fork)
+        sequences = [*sampling, *(fork for _, fork in forks)]
+        rows = [*range(len(sampling)), *(row for row, _ in forks)]
+        draws = self._sampler.draw(logits[rows] if forks else logits, sequences, masks)
+        return list(zip(sequences, draws, strict=True))
 
-    def _append(self, sequence: Sequence, token_id: int, row: torch.Tensor) -> None:
-        sampling = sequence.request.sampling
-        ends = self._stop_ids(sequence)
-        logprob = token_logprob(row, token_id, sampling.top_logprobs) if sampling.logprobs else None
-        sequence.tokens.append(token_id)
-        stopped = token_id in ends
-        reason = FinishReason.STOP if stopped else None
-        # A stop token that comes as the last allowed one is still a stop.
-        if not stopped and sequence.num_output_tokens >= sequence.max_tokens:
-            reason = FinishReason.LENGTH
-        event = TokenEvent(token_id, logprob, reason, token_id if stopped else None, sequence.num_cached)
-        self._end(sequence, event) if reason else sequence.emit(event)
-
-    def _stop_ids(self, sequence: Sequence) -> frozenset[int]:
-        sampling = sequence.request.sampling
-        return sampling.stop_token_ids if sampling.ignore_eos else sampling.stop_token_ids | self._model.eos_token_ids
+    def _append(self, sequence: Sequence, draw: Draw | BackendError) -> None:
+        if sequence.is_over:  # with a sibling that failed
+            return
+        try:
+            event = next_event(sequence, draw, self._model.eos_token_ids)
+        except Exception as error:  # ends this request; the step's others go on
+            self._fail(sequence, error)
+        else:
+            self._end(sequence, event) if event.finish_reason else sequence.emit(event)
 
     def _abort(self, sequence: Sequence) -> None:
-        self._end(sequence, TokenEvent(finish_reason=FinishReason.ABORT, num_cached_tokens=sequence.num_cached))
+        for index in (*sequence.unforked, sequence.index):
+            event = TokenEvent(finish_reason=FinishReason.ABORT, num_cached_tokens=sequence.num_cached, index=index)
+            self._end(sequence, event) if index == sequence.index else sequence.emit(event)
 
-    def _fail(self, sequence: Sequence, error: Exception) -> None:
-        """End it with the error; what a failed step left in the cache must not be found by others."""
+    def _fail(self, sequence: Sequence, error: Exception, remember: bool = False) -> None:
+        """End its request with the error; what a failed step left in the cache must not be found by others."""
+        if sequence.is_over:
+            return
         known = error if isinstance(error, BackendError) else InternalFault(f"{type(error).__name__}: {error}")
-        self._end(sequence, TokenEvent(error=known), remember=False)
+        for sibling in self.scheduler.sequences:
+            if sibling.request is sequence.request and sibling is not sequence:
+                self._drop(sibling, remember)
+        self._drop(sequence, remember)
+        sequence.emit(TokenEvent(error=known, index=sequence.index))
 
-    def _end(self, sequence: Sequence, event: TokenEvent, remember: bool = True) -> None:
+    def _end(self, sequence: Sequence, event: TokenEvent) -> None:
+        self._drop(sequence)
+        sequence.emit(event)
+
+    def _drop(self, sequence: Sequence, remember: bool = True) -> None:
+        sequence.is_over = True
         self.scheduler.finish(sequence, remember)
         self._runner.forget(sequence)
         self._sampler.forget(sequence)
-        sequence.emit(event)
 
 
-def _check_token_ids(token_ids: Iterable[int], vocab_size: int, field: str) -> None:
-    for token_id in token_ids:
-        if not 0 <= token_id < vocab_size:
-            raise InvalidInput(f"token ids must be in 0..{vocab_size - 1}, got {token_id}", field)
-
-
-def _check_width(image: ImageSpan, hidden_size: int) -> None:
-    if image.features.ndim != 2 or image.features.shape[1] != hidden_size:
-        raise InvalidInput(f"must have the shape [n, {hidden_size}], got {list(image.features.shape)}", "image_embeds")
+def _check_features(image: ImageSpan, feature_size: int) -> None:
+    """Of what is here, or has failed to come."""
+    if isinstance(image.features, LazyFeatures) and image.features.source.error:
+        raise image.features.source.error
+    if image.array is not None and (image.array.ndim != 2 or image.array.shape[1] != feature_size):
+        raise InvalidInput(f"must have the shape [n, {feature_size}], got {list(image.array.shape)}", "image_embeds")
 
 
 def _context_length(wanted: int, possible: int) -> int:
@@ -217,19 +287,3 @@ def _num_slots(options: EngineOptions, shape: CacheShape, capacity: int, max_mod
     if shape.device.type == "cpu":
         return options.max_num_seqs
     return max(1, min(options.max_num_seqs, capacity // max_model_len))
-
-
-def _content_keys(request: GenerationRequest) -> list[int]:
-    """Token ids, and in place of an image's placeholders hashes of its content, so that only equal images match."""
-    # The placeholders of two images are the same token; by ids alone one would get the other's answer.
-    keys = list(request.prompt_ids)
-    for image in request.images:
-        keys[image.start : image.end] = _image_keys(image)
-    return keys
-
-
-def _image_keys(image: ImageSpan) -> list[int]:
-    """Negative numbers from SHA-256(digest, grid, offset): never a token id. The grid decides all later positions."""
-    content = hashlib.sha256(image.digest + repr(image.grid).encode()).digest()
-    offsets = (offset.to_bytes(4, "little") for offset in range(len(image.features)))
-    return [-int.from_bytes(hashlib.sha256(content + offset).digest(), "big") for offset in offsets]

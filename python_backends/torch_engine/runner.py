@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Ordered
 from dataclasses import dataclass
 
 import torch
 
-from python_backends.torch_engine.attention import Extent, StepContext
+from python_backends.torch_engine.attention import StepContext
 from python_backends.torch_engine.cache import KVCache
 from python_backends.torch_engine.model import DecoderModel
+from python_backends.torch_engine.rows import Rows
 from python_backends.torch_engine.scheduler import Chunk, Step
 from python_backends.torch_engine.sequence import Sequence
 from python_backends.torch_engine.slots import Copy
+from python_backends.types import ImageSpan
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,6 @@ class Runner:
         self._cache = cache
         self._positions: dict[int, PromptPositions] = {}
 
-    def warm_up(self) -> None:
-        """One token through the model: what it cannot do shows while it loads, and the first request finds it warm."""
-        token = torch.zeros(1, dtype=torch.long, device=self._model.device)
-        positions, _ = self._model.positions((0,), ())
-        context = StepContext(self._cache, [Extent(slot=0, first=0, last=1, start=0, end=1)])
-        self._model.logits(self._model.forward(self._model.embed(token), positions.to(token.device), context))
-
     def admit(self, sequence: Sequence) -> None:
         """Work out the positions of a new sequence's prompt."""
         request = sequence.request
@@ -62,38 +58,56 @@ class Runner:
                 self._cache.copy(move.source, move.target, move.num_tokens)
             else:
                 self._cache.forget(move.slot)
-        device = self._model.device
-        embeddings = torch.cat([self._embeddings(chunk) for chunk in step.chunks])
-        positions = torch.cat([self._chunk_positions(chunk) for chunk in step.chunks], dim=1).to(device)
-        context = StepContext(self._cache, _extents(step.chunks))
-        hidden = self._model.forward(embeddings, positions, context)
+        rows = Rows([(_slot(chunk), chunk.start, chunk.end) for chunk in step.chunks], self._model.min_rows)
+        in_order = [step.chunks[index] for index in rows.order]
+        context = StepContext(self._cache, rows, self._model.dtype, self._model.device)
+        hidden = self._model.forward(self._embeddings(rows, in_order), self._row_positions(rows, in_order), context)
         # The head is the widest matrix of the model; only rows that give a token go through it.
-        last_rows = [
-            extent.last - 1 for extent, chunk in zip(context.extents, step.chunks, strict=True) if chunk.samples
-        ]
-        return self._model.logits(hidden[last_rows])
+        last_rows = [extent.last - 1 for extent, chunk in zip(rows.extents, step.chunks, strict=True) if chunk.samples]
+        if not last_rows:
+            return torch.empty(0, self._model.vocab_size)
+        padding = last_rows[-1:] * (self._model.min_rows - len(last_rows))
+        return self._model.logits(hidden[last_rows + padding])[: len(last_rows)]
 
-    def _chunk_positions(self, chunk: Chunk) -> torch.Tensor:
-        return self._positions[chunk.sequence.id].of(chunk.start, chunk.end)
+    def _row_positions(self, rows: Rows, in_order: Ordered[Chunk]) -> torch.Tensor:
+        """[axes, rows]."""
+        parts = [self._positions[chunk.sequence.id].of(chunk.start, chunk.end) for chunk in in_order]
+        if rows.num_padding:
+            parts.append(parts[0].new_zeros(len(parts[0]), rows.num_padding))
+        return torch.cat(parts, dim=1).to(self._model.device)
 
-    def _embeddings(self, chunk: Chunk) -> torch.Tensor:
-        """[num_tokens, hidden]; rows that stand for an image are its features."""
-        tokens = torch.tensor(chunk.sequence.tokens[chunk.start : chunk.end], device=self._model.device)
-        rows = self._model.embed(tokens)
-        for image in chunk.sequence.request.images:
-            # A chunk may begin or end in the middle of an image.
-            start, end = max(image.start, chunk.start), min(image.end, chunk.end)
-            if start < end:
-                features = torch.tensor(image.features[start - image.start : end - image.start])
-                rows[start - chunk.start : end - chunk.start] = features.to(rows)
-        return rows
+    def _embeddings(self, rows: Rows, in_order: Ordered[Chunk]) -> torch.Tensor:
+        """[rows, hidden or feature_size]; rows that stand for an image are its features."""
+        tokens = [token for chunk in in_order for token in chunk.sequence.tokens[chunk.start : chunk.end]]
+        embeddings = self._model.embed(torch.tensor(tokens + [0] * rows.num_padding, device=self._model.device))
+        first = 0
+        for chunk in in_order:
+            for image in chunk.sequence.request.images:
+                embeddings = _with_image(embeddings, image, chunk, first)
+            first += chunk.num_tokens
+        return embeddings
 
 
-def _extents(chunks: list[Chunk]) -> list[Extent]:
-    extents: list[Extent] = []
-    first = 0
-    for chunk in chunks:
-        assert chunk.sequence.slot is not None
-        extents.append(Extent(chunk.sequence.slot, first, first + chunk.num_tokens, chunk.start, chunk.end))
-        first += chunk.num_tokens
-    return extents
+def _with_image(embeddings: torch.Tensor, image: ImageSpan, chunk: Chunk, first: int) -> torch.Tensor:
+    """The features of `image` in the rows of `chunk` that stand for it; row `first` is the chunk's first token."""
+    # A chunk may begin or end in the middle of an image.
+    start, end = max(image.start, chunk.start), min(image.end, chunk.end)
+    if start >= end:
+        return embeddings
+    # The scheduler starts nobody whose features are missing.
+    assert image.array is not None
+    features = torch.tensor(image.array[start - image.start : end - image.start])
+    # Features may be wider: what is beyond the embeddings goes to later layers (DeepStack).
+    wide = _as_wide(embeddings, features.shape[1])
+    wide[first + start - chunk.start : first + end - chunk.start] = features.to(wide)
+    return wide
+
+
+def _as_wide(rows: torch.Tensor, width: int) -> torch.Tensor:
+    """rows [n, hidden] -> [n, width], zeros beyond."""
+    return rows if rows.shape[1] == width else torch.nn.functional.pad(rows, (0, width - rows.shape[1]))
+
+
+def _slot(chunk: Chunk) -> int:
+    assert chunk.sequence.slot is not None
+    return chunk.sequence.slot

@@ -1,20 +1,31 @@
-"""One request inside the engine: its tokens, how far they are computed, and where its keys and values live."""
+"""One sequence inside the engine: its tokens, how far they are computed, and where its keys and values live."""
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence as Ordered
 from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING
 
-from python_backends.types import Emit, GenerationRequest
+from python_backends.features import FeatureSource, LazyFeatures
+from python_backends.types import Emit, GenerationRequest, ImageSpan
+
+if TYPE_CHECKING:
+    from python_backends.torch_engine.guided import Constraint
+
+_FORKS = count(1)
 
 
 @dataclass(eq=False)
 class Sequence:
-    """A request that waits or runs.
+    """A request, or one of the `n` sequences of a request, that waits or runs.
 
-    `tokens` are prompt and output; the first `num_computed` of them have keys and values in `slot`. `keys` name the
-    content of the prompt's tokens: the token id, or for an image position a hash of the image and the offset in it.
+    A request arrives as one sequence. The others are forks of it, made when its prompt is computed; `parent` is then
+    its id. `constraint` is where a guided one is in its grammar. `tokens` are prompt and output; the first
+    `num_computed` of them have keys and values in `slot`. `keys` name the content of the prompt's tokens: the token id,
+    or for an image position a hash of the image and the offset in it. The scheduler goes by `order`, lowest first.
     """
 
     request: GenerationRequest
@@ -27,13 +38,39 @@ class Sequence:
     num_preemptions: int = 0
     slot: int | None = None
     arrived: float = field(default_factory=time.monotonic)
+    queued_s: float = 0.0
+    order: tuple[int, float, int, int] = (0, 0.0, 0, 0)
+    constraint: Constraint | None = None
+    index: int = 0
+    parent: int | None = None
+    is_over: bool = False
+    id: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt_ids)
+        # Requests count upwards, forks downwards, so that the two never meet.
+        self.id = self.request.id if self.parent is None else -next(_FORKS)
 
     @property
-    def id(self) -> int:
-        return self.request.id
+    def unforked(self) -> range:
+        """Indices of the request's sequences that do not exist yet."""
+        waits = self.parent is None and not self.num_output_tokens
+        return range(1, self.request.sampling.n) if waits else range(0)
+
+    def fork(self, index: int) -> Sequence:
+        """Another sequence of the same request, from the end of its prompt on."""
+        return Sequence(
+            self.request,
+            self.emit,
+            self.keys,
+            self.max_tokens,
+            num_cached=self.num_cached,
+            queued_s=self.queued_s,
+            arrived=self.arrived,
+            constraint=self.constraint.fork() if self.constraint else None,
+            index=index,
+            parent=self.id,
+        )
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -51,11 +88,37 @@ class Sequence:
     def output_ids(self) -> list[int]:
         return self.tokens[self.num_prompt_tokens :]
 
+    def lacking(self, start: int) -> list[FeatureSource]:
+        """Image features that are not here, and without which the tokens from `start` on cannot be computed."""
+        later = [image for image in self.request.images if image.end > start and image.array is None]
+        return [image.features.source for image in later if isinstance(image.features, LazyFeatures)]
+
     def content_keys(self, start: int, end: int) -> list[int]:
         """Keys of the tokens `start` to `end`; outputs are plain token ids."""
         return [*self.keys[start:end], *self.tokens[max(start, self.num_prompt_tokens) : end]]
 
-    @property
-    def order(self) -> tuple[int, float]:
-        """Lower goes first: the priority, then the time of arrival."""
-        return (self.request.sampling.priority, self.arrived)
+
+def content_keys(request: GenerationRequest) -> list[int]:
+    """Token ids, and in place of an image's placeholders hashes of its content, so that only equal images match.
+
+    A salt changes the first key; as prefixes begin there, prompts with different salts have nothing in common.
+    """
+    # The placeholders of two images are the same token; by ids alone one would get the other's answer.
+    keys = list(request.prompt_ids)
+    for image in request.images:
+        keys[image.start : image.end] = _image_keys(image)
+    if request.cache_salt:
+        salt = hashlib.sha256(request.cache_salt.encode()).digest()
+        keys[0] = _hashed(salt, b"cache_salt", str(keys[0]).encode())
+    return keys
+
+
+def _image_keys(image: ImageSpan) -> list[int]:
+    """Keys from digest, grid, time and offset. Grid and time decide all later positions."""
+    content = hashlib.sha256(image.digest + repr((image.grid, image.seconds_per_grid)).encode()).digest()
+    return [_hashed(content, offset.to_bytes(4, "little")) for offset in range(len(image.features))]
+
+
+def _hashed(*parts: bytes) -> int:
+    """A negative number from SHA-256: never a token id."""
+    return -int.from_bytes(hashlib.sha256(b"".join(parts)).digest(), "big")

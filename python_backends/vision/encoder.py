@@ -21,14 +21,14 @@ from python_backends.vision.processor import PixelInput
 
 Array = np.ndarray[Any, Any]
 
-_GIVEN = frozenset({"pixel_values", "image_grid_thw"})
+_GIVEN = frozenset({"pixel_values", "image_grid_thw", "image_sizes"})
 
 
 class VisionEncoder:
     """The vision half of the checkpoint in the folder or hub repository `model`.
 
     dtype is `auto` (the checkpoint's), `float32`, `bfloat16` or `float16`. Raises Unsupported for a family whose tower
-    needs more than pixels and their grid.
+    needs more than pixels, their grid and the sizes of the images.
     """
 
     def __init__(self, model: str, dtype: str = "auto") -> None:
@@ -37,6 +37,7 @@ class VisionEncoder:
         self._model = _without_language_model(loaded).to(self._device).eval()
         arguments = inspect.signature(self._model.get_image_features).parameters.values()
         self._takes_grid = any(argument.name == "image_grid_thw" for argument in arguments)
+        self._takes_sizes = any(argument.name == "image_sizes" for argument in arguments)
         missing = [argument.name for argument in arguments if _is_required(argument) and argument.name not in _GIVEN]
         if missing:
             raise Unsupported(f"{type(self._model).__name__} needs {missing[0]} beside the pixels", "model")
@@ -44,7 +45,10 @@ class VisionEncoder:
 
     @torch.inference_mode()
     def encode(self, images: Sequence[PixelInput]) -> list[Array]:
-        """Features [n, d] float32 of each image, n tokens each, in Hugging Face's order."""
+        """Features [n, d] float32 of each image, n tokens each, in Hugging Face's order.
+
+        d is the decoder's hidden size, times one more for each layer that gets features of its own.
+        """
         features: dict[int, Array] = {}
         for group in self._groups(images):
             for index, found in zip(group, self._forward([images[index] for index in group]), strict=True):
@@ -70,12 +74,22 @@ class VisionEncoder:
         return list(groups.values())
 
     def _forward(self, images: list[PixelInput]) -> Sequence[torch.Tensor]:
-        pixel_values = torch.from_numpy(np.concatenate([image.pixel_values for image in images]))
-        grid = torch.from_numpy(np.stack([image.grid for image in images]))
-        extra = {"image_grid_thw": grid.to(self._device)} if self._takes_grid else {}
-        pixels = pixel_values.to(self._device, self._model.dtype)
-        features = self._model.get_image_features(pixel_values=pixels, **extra, return_dict=True).pooler_output
-        return list(features)
+        """The features of each image; those of one shape have equally many."""
+        pixels = torch.from_numpy(np.concatenate([image.pixel_values for image in images]))
+        extra: dict[str, torch.Tensor] = {}
+        if self._takes_grid:
+            extra["image_grid_thw"] = torch.from_numpy(np.stack([image.grid for image in images])).to(self._device)
+        if self._takes_sizes:
+            extra["image_sizes"] = torch.from_numpy(np.stack([image.size for image in images])).to(self._device)
+        pixels = pixels.to(self._device, self._model.dtype)
+        found = self._model.get_image_features(pixel_values=pixels, **extra, return_dict=True)
+        # What later layers of the decoder get of their own (DeepStack) travels beside what the first gets.
+        deep = getattr(found, "deepstack_features", None) or []
+        parts = [torch.cat(part, dim=-1) for part in zip(found.pooler_output, *deep, strict=True)]
+        if len(parts) == len(images):
+            return parts
+        # Families that cut an image into tiles answer with one row of features per tile.
+        return torch.cat(parts).chunk(len(images))
 
 
 def _is_required(argument: inspect.Parameter) -> bool:

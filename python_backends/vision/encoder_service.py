@@ -76,4 +76,7 @@ def _pixel_input(inputs: Inputs) -> PixelInput:
     pixel_values = inputs.need("pixel_values")
     if min(shape, default=0) < 1 or np.prod(shape) != pixel_values.size:
         raise InvalidInput(f"{shape} is not the shape of {pixel_values.size} values", "pixel_shape")
-    return PixelInput(pixel_values.reshape(shape), inputs.need("image_grid"))
+    size = inputs.array("image_size")
+    return PixelInput(
+        pixel_values.reshape(shape), inputs.need("image_grid"), np.array(shape[-2:]) if size is None else size
+    )

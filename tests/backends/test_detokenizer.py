@@ -111,3 +111,16 @@ def test_token_bytes_of_a_byte_fallback_tokenizer(token: str, expected: bytes) -
     tokenizer = Tokenizer(models.WordLevel({"<0xF0>": 0, "\u2581word": 1, "\ufffd": 2}, unk_token="\ufffd"))
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
     assert token_bytes(tokenizer, tokenizer.token_to_id(token)) == expected
+
+
+def test_stop_words_within_the_first_tokens_do_not_count() -> None:
+    detokenizer = Detokenizer(TOKENIZER, ("bc", "e"), min_tokens=3)
+    pieces = [detokenizer.push(TOKENIZER.token_to_id(letter)) for letter in "abcbde"]
+    assert "".join(piece.text for piece in pieces) == "abcbd"
+    assert [piece.stop for piece in pieces] == ["", "", "", "", "", "e"]
+
+
+def test_a_stop_word_that_ends_after_the_first_tokens_counts() -> None:
+    detokenizer = Detokenizer(TOKENIZER, ("bc",), min_tokens=2)
+    pieces = [detokenizer.push(TOKENIZER.token_to_id(letter)) for letter in "abc"]
+    assert [(piece.text, piece.stop) for piece in pieces] == [("a", ""), ("", ""), ("", "bc")]

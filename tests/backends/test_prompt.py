@@ -13,19 +13,22 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from python_backends.errors import BackendError, InvalidInput, Unsupported
-from python_backends.llm.prompt import Prompter, place_images
-from python_backends.llm.vision_client import ImageFeatures
+from python_backends.llm.feature_cache import ImageFeatures
+from python_backends.llm.prompt import Prompter, place_media, wishes_of
+from python_backends.llm.vision_client import Wishes
 from tests.backends.tiny import SPECIALS, byte_level_tokenizer, save_tokenizer
 
 TOKENIZER = byte_level_tokenizer()
 START, END, VISION, IMAGE = (TOKENIZER.token_to_id(SPECIALS[i]) for i in (1, 2, 3, 5))
+# A placeholder for videos that the template does not know.
+VIDEO = TOKENIZER.token_to_id(SPECIALS[0])
 CONTROL = {TOKENIZER.token_to_id(name) for name in SPECIALS}
 PICTURE = {"type": "image"}
 
 
 @pytest.fixture(scope="module")
 def prompter(tmp_path_factory: pytest.TempPathFactory) -> Prompter:
-    folder = save_tokenizer(tmp_path_factory.mktemp("chat"), image_token_id=IMAGE)
+    folder = save_tokenizer(tmp_path_factory.mktemp("chat"), image_token_id=IMAGE, video_token_id=VIDEO)
     return Prompter(str(folder))
 
 
@@ -143,6 +146,29 @@ def test_placeholders_grow_to_one_token_per_feature(prompter: Prompter) -> None:
     assert [token_id for token_id in prompt.ids if token_id != IMAGE] == [i for i in ids if i != IMAGE]
 
 
+def test_an_image_that_comes_in_tiles_has_one_span_for_each(prompter: Prompter) -> None:
+    ids = prompter.from_messages([user([PICTURE, text("stop")])])
+    features = np.arange(12, dtype=np.float32).reshape(3, 4)
+    tiled = "<|vision_start|><|image_pad|><|image_pad|>\n<|vision_end|><|image_pad|>"
+    prompt = prompter.expand(ids, [ImageFeatures(features, (1, 2, 2), b"d", tiled)])
+    assert [prompt.ids[span.start : span.end] for span in prompt.images] == [(IMAGE,) * 2, (IMAGE,)]
+    assert np.array_equal(np.concatenate([span.features for span in prompt.images]), features)
+    assert prompt.images[0].digest == b"d" != prompt.images[1].digest
+    with pytest.raises(InvalidInput, match="one placeholder for each of 2 features"):
+        prompter.expand(ids, [ImageFeatures(features[:2], (1, 2, 2), b"d", tiled)])
+
+
+def test_each_image_part_can_bound_its_image() -> None:
+    parts = [PICTURE | {"max_pixels": 9}, text("x"), {"type": "image_url", "min_pixels": 4}, PICTURE]
+    assert wishes_of([user("x"), user(parts)]) == [Wishes(0, 9), Wishes(4, 0), Wishes()]
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "9", True, 2**63])
+def test_bounds_that_are_no_counts_of_pixels_are_refused(value: Any) -> None:
+    with pytest.raises(InvalidInput, match="max_pixels of a part"):
+        wishes_of([user([PICTURE | {"max_pixels": value}])])
+
+
 @pytest.mark.parametrize(("num_places", "num_images"), [(0, 1), (1, 0), (2, 1)])
 def test_places_and_images_must_be_equally_many(prompter: Prompter, num_places: int, num_images: int) -> None:
     ids = prompter.from_messages([user([PICTURE] * num_places + [text("x")])])
@@ -152,13 +178,13 @@ def test_places_and_images_must_be_equally_many(prompter: Prompter, num_places: 
 
 
 def test_a_typed_placeholder_is_no_place_for_an_image(prompter: Prompter) -> None:
-    ids = prompter.from_messages(place_images([user("<|image_pad|>")], 1))
+    ids = prompter.from_messages(place_media([user("<|image_pad|>")], 1))
     assert prompter.expand(ids, [image(2)]).num_image_tokens == 2
 
 
 def test_images_without_a_place_go_before_the_last_users_text() -> None:
     messages = [user("first"), {"role": "assistant", "content": "ok"}, user("last")]
-    placed = place_images(messages, 2)
+    placed = place_media(messages, 2)
     assert placed == [*messages[:2], user([PICTURE, PICTURE, text("last")])]
     assert messages[2] == user("last"), "the caller's messages are left alone"
 
@@ -166,20 +192,20 @@ def test_images_without_a_place_go_before_the_last_users_text() -> None:
 def test_only_missing_places_are_added() -> None:
     url = {"type": "image_url", "image_url": {"url": "data:"}}
     messages = [user([PICTURE, text("first")]), user([url, text("last")])]
-    assert place_images(messages, 2) == messages
-    assert place_images(messages, 3)[1] == user([PICTURE, url, text("last")])
+    assert place_media(messages, 2) == messages
+    assert place_media(messages, 3)[1] == user([PICTURE, url, text("last")])
 
 
 @pytest.mark.parametrize("content", [None, "", []])
 def test_an_empty_message_can_hold_an_image(prompter: Prompter, content: Any) -> None:
-    ids = prompter.from_messages(place_images([user(content)], 1))
+    ids = prompter.from_messages(place_media([user(content)], 1))
     assert ids.count(IMAGE) == 1
 
 
 @pytest.mark.parametrize("messages", [[], ["hi"], [user(5)], [{"role": "system", "content": "x"}], [user([5])]])
 def test_nowhere_to_put_an_image_is_an_error_of_the_request(prompter: Prompter, messages: list[Any]) -> None:
     with pytest.raises(BackendError) as caught:
-        prompter.expand(prompter.from_messages(place_images(messages, 1)), [image(2)])
+        prompter.expand(prompter.from_messages(place_media(messages, 1)), [image(2)])
     assert caught.value.code == "INVALID_ARGUMENT"
 
 
@@ -201,3 +227,36 @@ def test_loading_warns_of_nothing(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Prompter(str(save_tokenizer(tmp_path)))
+
+
+def test_images_and_videos_take_their_own_places(prompter: Prompter) -> None:
+    clip = ImageFeatures(np.zeros((4, 4), np.float32), (2, 2, 4), b"clip", seconds_per_grid=0.5)
+    prompt = prompter.expand([7, VIDEO, 8, IMAGE, 9], [image(2)], [clip])
+    assert prompt.ids == (7, *[VIDEO] * 4, 8, *[IMAGE] * 2, 9)
+    assert [(span.start, span.digest, span.seconds_per_grid) for span in prompt.images] == [
+        (1, b"clip", 0.5),
+        (6, b"d", 0),
+    ]
+    assert prompt.num_image_tokens == 6
+    with pytest.raises(InvalidInput, match="0 places for videos, but 1 came") as caught:
+        prompter.expand([7, IMAGE], [image(2)], [clip])
+    assert caught.value.field == "video"
+
+
+def test_each_frame_between_times_is_a_grid_of_its_own(prompter: Prompter) -> None:
+    pad = SPECIALS[0]
+    clip = ImageFeatures(
+        np.zeros((4, 4), np.float32), (2, 2, 4), b"clip", f"<0.2 seconds>{pad}{pad}<1.2 seconds>{pad}{pad}", 1.0
+    )
+    spans = prompter.expand([VIDEO], [], [clip]).images
+    assert [(len(span.features), span.grid) for span in spans] == [(2, (1, 2, 4))] * 2
+
+
+def test_wishes_and_places_of_videos() -> None:
+    parts = [{"type": "video", "fps": 0.5, "max_pixels": 9}, {"type": "video_url"}, PICTURE]
+    assert wishes_of([user(parts)], "video") == [Wishes(0, 9, 0.5), Wishes()]
+    placed = place_media([user("look")], 1, 2)
+    assert placed == [user([PICTURE, {"type": "video"}, {"type": "video"}, text("look")])]
+    for fps in (0, -1, "2", True, float("nan"), 1001):
+        with pytest.raises(InvalidInput, match="fps of a video"):
+            wishes_of([user([{"type": "video", "fps": fps}])], "video")

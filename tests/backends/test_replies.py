@@ -62,11 +62,11 @@ class Cancels:
     """Remembers what the engine was asked to cancel."""
 
     def __init__(self) -> None:
-        self.ids: list[int] = []
+        self.ids: list[int | tuple[int, int]] = []
         self.happened = threading.Event()
 
-    def __call__(self, request_id: int) -> None:
-        self.ids.append(request_id)
+    def __call__(self, request_id: int, index: int | None = None) -> None:
+        self.ids.append(request_id if index is None else (request_id, index))
         self.happened.set()
 
 
@@ -298,6 +298,79 @@ def test_an_engine_that_works_for_nobody_is_told_again(outbox: Outbox, cancels: 
     outbox.put(0, TokenEvent(finish_reason=ABORT))
     outbox.close()
     assert cancels.ids == [0, 0]
+
+
+def say(outbox: Outbox, index: int, letter: str, finish: FinishReason | None = None, **more: Any) -> None:
+    """One sequence of request 0 says a letter."""
+    outbox.put(0, TokenEvent(TOKENIZER.token_to_id(letter), finish_reason=finish, index=index, **more))
+
+
+def test_several_sequences_are_told_apart_and_end_by_themselves(outbox: Outbox, cancels: Cancels) -> None:
+    channel = open_reply(outbox, sampling=SamplingParams(n=3))
+    for index, letter in enumerate("abc"):
+        say(outbox, index, letter, num_cached_tokens=2)
+    say(outbox, 1, "x", LENGTH)
+    say(outbox, 0, "y", STOP)
+    say(outbox, 2, "z", LENGTH)
+    texts = ["", "", ""]
+    for response in wait(channel).responses:
+        texts[response["sequence_index"]] += response["text_output"].decode()
+    assert texts == ["ay", "bx", "cz"]
+    ends = [(each["sequence_index"], each["finish_reason"]) for each in channel.responses if each["finish_reason"]]
+    assert ends == [(1, b"length"), (0, b"stop"), (2, b"length")]
+    assert [bool(response["timings"]) for response in channel.responses] == [False] * 5 + [True]
+    assert {response["num_input_tokens"] for response in channel.responses} == {3}
+    assert cancels.ids == []
+
+
+def test_without_streaming_each_sequence_has_one_response(outbox: Outbox) -> None:
+    style = ReplyStyle(stream=False, echo="> ")
+    channel = open_reply(outbox, sampling=SamplingParams(n=2, logprobs=True), style=style)
+    for letter in "abc":
+        for index in (0, 1):
+            say(outbox, index, letter, logprob=TokenLogprob(-1.0 - index, ()))
+    say(outbox, 1, "x", LENGTH)
+    say(outbox, 0, "y", LENGTH)
+    assert wait(channel).texts == ["> abcx", "> abcy"]
+    assert [response["num_output_tokens"] for response in channel.responses] == [4, 4]
+    assert [json.loads(each["logprobs"])[0]["logprob"] for each in channel.responses] == [-2.0, -1.0]
+
+
+def test_a_stop_word_ends_its_sequence_alone(outbox: Outbox, cancels: Cancels) -> None:
+    channel = open_reply(outbox, sampling=SamplingParams(n=2, stop=("b",)))
+    for letter in "ab":
+        say(outbox, 1, letter)
+    wait_until(lambda: cancels.ids == [(0, 1)])
+    say(outbox, 0, "x")
+    say(outbox, 1, "c")
+    wait_until(lambda: cancels.ids == [(0, 1), (0, 1)])
+    outbox.put(0, TokenEvent(finish_reason=ABORT, index=1))
+    say(outbox, 0, "y", LENGTH)
+    said = [(each["sequence_index"], each["text_output"]) for each in wait(channel).responses]
+    assert said == [(1, b"a"), (1, b""), (0, b"x"), (0, b"y")]
+    assert cancels.ids == [(0, 1), (0, 1)]
+
+
+def test_an_error_ends_all_sequences_and_so_does_stop(outbox: Outbox, cancels: Cancels) -> None:
+    failing, stopped = (
+        open_reply(outbox, 0, SamplingParams(n=2)),
+        open_reply(outbox, 1, SamplingParams(n=2), name="mine"),
+    )
+    say(outbox, 0, "a")
+    outbox.put(0, TokenEvent(error=QueueFull("full"), index=1))
+    assert isinstance(wait(failing).error, QueueFull)
+    outbox.stop("mine")
+    wait_until(lambda: cancels.ids == [1])
+    for index in (0, 1):
+        outbox.put(1, TokenEvent(finish_reason=ABORT, index=index))
+    assert [each["finish_reason"] for each in wait(stopped).responses] == [b"abort", b"abort"]
+
+
+def test_no_stop_word_before_min_tokens(outbox: Outbox) -> None:
+    channel = open_reply(outbox, sampling=SamplingParams(stop=("b", "cd"), min_tokens=3))
+    letters(outbox, 0, "abcdef")
+    assert "".join(wait(channel).texts) == "ab"
+    assert channel.last["stop_reason"] == b"cd", "it ends in the fourth token, and begins in the third"
 
 
 def test_stop_by_name_cancels_all_of_that_name(outbox: Outbox, cancels: Cancels) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from python_backends.errors import BackendError, InvalidInput, Unsupported
+from python_backends.errors import InvalidInput
 from python_backends.llm.request import ChatRequest, read_request
-from python_backends.types import SamplingParams
+from python_backends.types import Guide, SamplingParams
 
 TEXT = {"text_input": b"hello"}
 
@@ -69,6 +69,7 @@ def read_keys(**keys: Any) -> SamplingParams:
         ("presence_penalty", np.float32([-1.5]), "presence_penalty", -1.5),
         ("frequency_penalty", np.float32([0.5]), "frequency_penalty", 0.5),
         ("return_log_probs", np.array([True]), "logprobs", True),
+        ("num_return_sequences", np.int32([3]), "n", 3),
         ("stop_words", [b"a", "é".encode(), b""], "stop", ("a", "é")),
     ],
 )
@@ -103,6 +104,7 @@ def test_a_tensor_becomes_a_field(tensor: str, value: Any, field: str, expected:
         ("presence_penalty", 1, 1.0),
         ("frequency_penalty", -1, -1.0),
         ("logprobs", True, True),
+        ("n", 2, 2),
         ("temperature", None, 1.0),
         ("stop", None, ()),
         ("stop_token_ids", None, frozenset()),
@@ -169,6 +171,7 @@ def test_bad_sampling_parameters_are_refused_by_name(keys: str, expected: str) -
         ("frequency_penalty", -2.5),
         ("top_logprobs", 21),
         ("top_logprobs", -1),
+        ("n", 0),
         ("seed", -1),
         ("seed", 2**64),
         ("logit_bias", {"3": 101}),
@@ -215,13 +218,14 @@ def test_what_goes_with_the_prompt() -> None:
         tools=b'[{"name": "clock"}]',
         chat_template_kwargs=b'{"enable_thinking": false}',
         image=[b"first", b"second"],
+        video=[b"film"],
         bad_words=[b"no", b""],
         image_embeds=np.zeros((2, 3), np.float32),
         image_grid=np.int64([1, 2, 4]),
     )
     assert request.tools == [{"name": "clock"}]
     assert request.chat_template_kwargs == {"enable_thinking": False}
-    assert request.images == [b"first", b"second"]
+    assert (request.images, request.videos) == ([b"first", b"second"], [b"film"])
     assert request.bad_words == ("no",)
     assert request.image_embeds is not None and request.image_embeds.shape == (2, 3)
     assert request.image_grid is not None and request.image_grid.tolist() == [1, 2, 4]
@@ -248,11 +252,22 @@ def test_words_must_be_utf8(tensor: str) -> None:
     assert caught.value.field == tensor
 
 
-@pytest.mark.parametrize(
-    ("tensor", "value"), [("num_return_sequences", np.int32([2])), ("guided_decoding_guide_type", b"regex")]
-)
-def test_what_this_version_cannot_do_is_said(tensor: str, value: Any) -> None:
-    with pytest.raises(Unsupported) as caught:
-        read(**{tensor: value})
-    assert caught.value.field == tensor
-    assert isinstance(caught.value, BackendError)
+@pytest.mark.parametrize("kind", ["json_schema", "regex", "ebnf_grammar", "choice", "structural_tag"])
+def test_a_guide_is_a_kind_and_a_text(kind: Any) -> None:
+    given = {"guided_decoding_guide_type": kind.encode(), "guided_decoding_guide": "größe".encode()}
+    assert read(**given).sampling == SamplingParams(guide=Guide(kind, "größe"))
+    with pytest.raises(InvalidInput, match="is empty") as caught:
+        read(guided_decoding_guide_type=kind.encode())
+    assert caught.value.field == "guided_decoding_guide"
+
+
+def test_json_needs_no_guide_and_none_is_no_guide() -> None:
+    assert read(guided_decoding_guide_type=b"json").sampling.guide == Guide("json")
+    assert read(guided_decoding_guide_type=b"", guided_decoding_guide=b"").sampling.guide is None
+
+
+@pytest.mark.parametrize("kind", [b"", b"poem"])
+def test_a_guide_of_no_known_kind_is_refused(kind: bytes) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read(guided_decoding_guide_type=kind, guided_decoding_guide=b"x")
+    assert caught.value.field == "guided_decoding_guide_type"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from python_backends.errors import QueueFull
 from python_backends.torch_engine.scheduler import Scheduler, Step
-from python_backends.torch_engine.sequence import Sequence
+from python_backends.torch_engine.sequence import Sequence, content_keys
 from python_backends.torch_engine.slots import Copy, SlotPool
 from python_backends.types import GenerationRequest, SamplingParams, TokenEvent
 
@@ -19,17 +20,39 @@ def silent(event: TokenEvent) -> None:
     """These tests look at the sequences, not at events."""
 
 
-def sequence(number: int, prompt: list[int], max_tokens: int = 3, priority: int = 0) -> Sequence:
-    request = GenerationRequest(number, tuple(prompt), SamplingParams(priority=priority))
-    return Sequence(request, silent, prompt, max_tokens, arrived=float(number))
+def sequence(
+    number: int,
+    prompt: list[int],
+    max_tokens: int = 3,
+    priority: int = 0,
+    arrived: float | None = None,
+    deadline: float | None = None,
+    salt: str = "",
+) -> Sequence:
+    request = GenerationRequest(number, tuple(prompt), SamplingParams(priority=priority), (), deadline, salt)
+    moment = float(number) if arrived is None else arrived
+    return Sequence(request, silent, content_keys(request), max_tokens, arrived=moment)
 
 
 class FakeRunner:
-    """Slots are lists of tokens. A new token is a function of the sequence's content, read back from its slot."""
+    """Slots are lists of keys, changed only by moves and chunks. Each step takes a second.
 
-    def __init__(self, num_slots: int = 3, capacity: int = 40, budget: int = 8, max_waiting: int = 99) -> None:
-        self.pool = SlotPool(num_slots, capacity)
-        self.scheduler = Scheduler(self.pool, budget, max_waiting)
+    It checks that a chunk goes on where the last one ended, that nothing is computed twice in one stay, and that what
+    it builds on is really there, of its own salt.
+    """
+
+    def __init__(
+        self,
+        num_slots: int = 3,
+        capacity: int = 40,
+        budget: int = 8,
+        max_waiting: int = 99,
+        ageing_s: float = 10.0,
+        remember: bool = True,
+    ) -> None:
+        self.pool = SlotPool(num_slots, capacity, remember)
+        self.scheduler = Scheduler(self.pool, budget, max_waiting, ageing_s)
+        self.now = 0.0
         self.budget = budget
         self.slots: list[list[int]] = [[] for _ in range(num_slots)]
         self.ended: list[Sequence] = []
@@ -42,10 +65,11 @@ class FakeRunner:
     def step(self) -> Step:
         """Schedule, compute and commit one step."""
         waiting = {item.id for item in self.scheduler.sequences if item.slot is not None}
-        step = self.scheduler.schedule()
+        step = self.scheduler.schedule(self.now)
         self.pool.check_integrity()
         self._check(step)
         self._compute(step)
+        self.now += 1
         self.num_preempted += sum(item.id in waiting and item.slot is None for item in self.scheduler.sequences)
         return step
 
@@ -66,6 +90,7 @@ class FakeRunner:
     def _compute(self, step: Step) -> None:
         for move in step.moves:
             if isinstance(move, Copy):
+                assert len(self.slots[move.source]) >= move.num_tokens, f"{move} copies what is not there"
                 self.slots[move.target] = self.slots[move.source][: move.num_tokens]
             else:
                 self.slots[move.slot] = []
@@ -80,8 +105,9 @@ class FakeRunner:
     def _compute_chunk(self, owner: Sequence, start: int, end: int) -> None:
         assert owner.slot is not None
         content = self.slots[owner.slot]
-        assert content[:start] == owner.tokens[:start], f"{owner.id} reads what was not computed"
-        content[start:] = owner.tokens[start:end]
+        assert content[:start] == owner.content_keys(0, start), f"{owner.id} reads what was not computed"
+        assert start == owner.num_computed < end <= len(owner.tokens)
+        content[start:] = owner.content_keys(start, end)
 
     def _append(self, owner: Sequence) -> None:
         owner.tokens.append(sum(owner.tokens) % 5)
@@ -97,47 +123,83 @@ def expected_output(prompt: list[int], max_tokens: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
+@dataclass(frozen=True)
+class Job:
+    prompt: list[int]
+    max_tokens: int
+    priority: int
+    patience: int | None
+    salt: str
+
+
 JOBS = st.lists(
-    st.tuples(st.lists(st.integers(0, 2), min_size=1, max_size=14), st.integers(1, 6), st.integers(0, 2)),
+    st.builds(
+        Job,
+        st.lists(st.integers(0, 2), min_size=1, max_size=14),
+        st.integers(1, 6),
+        st.integers(-2, 2),
+        st.none() | st.integers(0, 30),
+        st.sampled_from(("", "a", "b")),
+    ),
     min_size=1,
     max_size=12,
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
-    JOBS, st.integers(1, 4), st.integers(20, 45), st.integers(1, 9), st.randoms(use_true_random=False), st.booleans()
+    JOBS,
+    st.integers(1, 4),
+    st.integers(20, 45),
+    st.integers(1, 9),
+    st.randoms(use_true_random=False),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from((0.0, 5.0)),
 )
 def test_everything_ends_with_its_own_tokens(
-    jobs: list[tuple[list[int], int, int]],
+    jobs: list[Job],
     num_slots: int,
     capacity: int,
     budget: int,
     chance: random.Random,
     aborting: bool,
+    remember: bool,
+    ageing_s: float,
 ) -> None:
-    runner = FakeRunner(num_slots, capacity, budget)
-    todo = [sequence(number, *job) for number, job in enumerate(jobs)]
-    aborted: list[Sequence] = []
-    submitted = list(todo)
+    runner = FakeRunner(num_slots, capacity, budget, ageing_s=ageing_s, remember=remember)
+    todo = list(enumerate(jobs))
+    submitted: list[Sequence] = []
+    dropped: set[int] = set()
     while todo or runner.scheduler.has_work:
-        if todo and chance.random() < 0.5:
-            runner.add(todo.pop(0))
+        if todo and (not runner.scheduler.has_work or chance.random() < 0.5):
+            number, job = todo.pop(0)
+            deadline = None if job.patience is None else runner.now + job.patience
+            new = sequence(number, job.prompt, job.max_tokens, job.priority, runner.now, deadline, job.salt)
+            submitted.append(new)
+            runner.add(new)
+        leaving = runner.scheduler.expired(runner.now)
         if aborting and runner.scheduler.has_work and chance.random() < 0.1:
-            aborted.append(chance.choice(runner.scheduler.sequences))
-            runner.scheduler.finish(aborted[-1], remember=chance.random() < 0.5)
-        runner.step()
-    assert {item.id for item in runner.ended} | {item.id for item in aborted} == {item.id for item in submitted}
+            leaving = list({*leaving, chance.choice(runner.scheduler.sequences)})
+        for sick in leaving:
+            runner.scheduler.finish(sick, remember=chance.random() < 0.5)
+            dropped.add(sick.id)
+        step = runner.step()
+        assert not any(chunk.sequence.id in dropped for chunk in step.chunks)
+        runner.scheduler.observe(step, chance.choice((0.0, 0.01, 0.02, 1.0)))
+    assert {item.id for item in runner.ended} | dropped == {item.id for item in submitted}
     for ended in runner.ended:
-        prompt, max_tokens, _ = jobs[ended.id]
-        assert ended.output_ids == expected_output(prompt, max_tokens)
-        assert ended.num_cached < len(prompt)
+        job = jobs[ended.id]
+        assert ended.output_ids == expected_output(job.prompt, job.max_tokens)
+        assert ended.num_cached < len(job.prompt)
     assert runner.pool.num_free == num_slots
+    assert runner.pool.num_tokens_in_use == 0
     assert all(item.slot is None for item in submitted)
 
 
-def test_priority_goes_before_arrival() -> None:
-    runner = FakeRunner(num_slots=1)
+@pytest.mark.parametrize("ageing_s", [0.0, 1000.0])
+def test_priority_goes_before_arrival(ageing_s: float) -> None:
+    runner = FakeRunner(num_slots=1, ageing_s=ageing_s)
     runner.add(*(sequence(number, [number], 1, priority) for number, priority in enumerate((1, 0, 1, -1, 0))))
     runner.run_to_the_end()
     assert [ended.id for ended in runner.ended] == [3, 1, 4, 0, 2]
@@ -165,18 +227,19 @@ def test_a_long_prompt_is_read_in_chunks_of_the_budget() -> None:
 
 
 def test_the_last_comer_is_preempted_and_finishes_later() -> None:
-    runner = FakeRunner(num_slots=2, capacity=14, budget=20)
-    first, last = sequence(0, [1, 2, 1, 2, 1], 7), sequence(1, [2, 2, 1, 1, 1], 7)
+    runner = FakeRunner(num_slots=2, capacity=24, budget=20)
+    first, last = sequence(0, [1, 2, 1, 2, 1], 12), sequence(1, [2, 2, 1, 1, 1], 12)
     runner.add(first, last)
     runner.run_to_the_end()
     assert [ended.id for ended in runner.ended] == [0, 1]
     assert (first.num_preemptions, last.num_preemptions > 0) == (0, True)
-    assert last.output_ids == expected_output([2, 2, 1, 1, 1], 7)
+    assert last.output_ids == expected_output([2, 2, 1, 1, 1], 12)
+    assert runner.scheduler.num_preemptions == last.num_preemptions == runner.num_preempted
 
 
 def test_own_work_found_again_is_no_hit() -> None:
-    runner = FakeRunner(num_slots=2, capacity=14, budget=20)
-    runner.add(sequence(0, [1, 2, 1, 2, 1], 7), last := sequence(1, [2, 2, 1, 1, 1], 7))
+    runner = FakeRunner(num_slots=2, capacity=24, budget=20)
+    runner.add(sequence(0, [1, 2, 1, 2, 1], 12), last := sequence(1, [2, 2, 1, 1, 1], 12))
     runner.run_to_the_end()
     assert (last.num_preemptions > 0, last.num_cached) == (True, 0)
 
@@ -226,3 +289,77 @@ def test_nobody_overtakes_one_that_waits_for_room() -> None:
         started += [chunk.sequence.id for chunk in runner.step().chunks if chunk.sequence.id not in started]
     assert started == [0, 1, 2]
     assert runner.num_preempted == 0
+
+
+def wait_beside_urgent_ones(priority: int, ageing_s: float, num_steps: int = 60) -> float | None:
+    """How long a request of `priority` waits for the only slot while a new one of priority 0 comes in every second."""
+    runner = FakeRunner(num_slots=1, ageing_s=ageing_s)
+    runner.add(patient := sequence(0, [1, 2], 1, priority, arrived=0.0))
+    for number in range(1, num_steps):
+        runner.add(sequence(number, [number], 1, 0, arrived=runner.now))
+        runner.step()
+        if patient in runner.ended:
+            return patient.queued_s
+    return None
+
+
+@pytest.mark.parametrize(("priority", "ageing_s"), [(1, 5.0), (3, 5.0), (2, 12.0)])
+def test_waiting_lifts_a_request(priority: int, ageing_s: float) -> None:
+    waited = wait_beside_urgent_ones(priority, ageing_s)
+    assert waited is not None and 0 <= waited - priority * ageing_s <= 1
+
+
+def test_strict_priorities_may_starve() -> None:
+    assert wait_beside_urgent_ones(1, 0.0) is None
+
+
+def test_who_arrives_first_is_served_first_whatever_the_numbers() -> None:
+    runner = FakeRunner(num_slots=1)
+    runner.add(sequence(7, [1], 1, arrived=1.0), sequence(3, [1], 1, arrived=2.0), sequence(5, [1], 1, arrived=0.0))
+    runner.run_to_the_end()
+    assert [ended.id for ended in runner.ended] == [5, 7, 3]
+
+
+def test_expired_sequences_are_named_wherever_they_are() -> None:
+    runner = FakeRunner(num_slots=1)
+    running, waiting, patient = (
+        sequence(number, [1], 9, deadline=when) for number, when in enumerate((3.0, 2.0, None))
+    )
+    runner.add(running, waiting, patient)
+    runner.step()
+    assert runner.scheduler.expired(1.9) == []
+    assert runner.scheduler.expired(2.0) == [waiting]
+    assert set(runner.scheduler.expired(3.0)) == {running, waiting}
+
+
+def test_an_urgent_prompt_is_read_before_the_rest_of_a_long_one() -> None:
+    runner = FakeRunner(budget=4, num_slots=2)
+    runner.add(sequence(0, [0] * 12, 1, priority=1))
+    runner.step()
+    runner.add(sequence(1, [1] * 6, 1, priority=-1))
+    order = [[(chunk.sequence.id, chunk.num_tokens) for chunk in runner.step().chunks] for _ in range(4)]
+    assert order == [[(1, 4)], [(1, 2), (0, 2)], [(0, 4)], [(0, 2)]]
+
+
+def test_prompts_are_read_one_after_the_other_and_small_ones_share_a_step() -> None:
+    runner = FakeRunner(budget=10, num_slots=5, capacity=99)
+    runner.add(*(sequence(number, [number] * size, 1) for number, size in enumerate((12, 12, 3, 3))))
+    order = [[(chunk.sequence.id, chunk.num_tokens) for chunk in runner.step().chunks] for _ in range(3)]
+    assert order == [[(0, 10)], [(0, 2), (1, 8)], [(1, 4), (2, 3), (3, 3)]]
+
+
+def test_a_prompt_comes_in_only_with_room_for_all_of_it() -> None:
+    runner = FakeRunner(budget=4, num_slots=3, capacity=40)
+    runner.add(sequence(0, [1] * 16, 4), sequence(1, [2] * 21, 4))
+    runner.step()
+    assert (runner.scheduler.num_running, runner.pool.num_tokens) == (1, 16)
+    runner.run_to_the_end()
+    assert runner.scheduler.num_preemptions == 0
+
+
+def test_salted_prompts_share_only_with_their_like() -> None:
+    runner = FakeRunner(num_slots=4, capacity=99, budget=30)
+    for number, salt in enumerate(("", "a", "b", "a")):
+        runner.add(sequence(number, [1, 2, 0, 1], 1, salt=salt))
+        runner.run_to_the_end()
+    assert [ended.num_cached for ended in runner.ended] == [0, 0, 0, 3]

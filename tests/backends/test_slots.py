@@ -42,20 +42,20 @@ class PoolMachine(RuleBasedStateMachine):
         self.owners: dict[int, tuple[Placement, list[int], int]] = {}
         self.count = 0
 
-    @rule(keys=KEYS, max_new=st.integers(1, 12))
-    def acquire(self, keys: list[int], max_new: int) -> None:
+    @rule(keys=KEYS, first=st.integers(1, 12))
+    def acquire(self, keys: list[int], first: int) -> None:
+        """A newcomer, and the first chunk of it."""
         before = repr(self.pool)
-        placement = self.pool.acquire(self.count, keys, max_new)
+        placement = self.pool.acquire(self.count, keys)
         if placement is None:
             assert repr(self.pool) == before
             assert self.owners or len(keys) > self.capacity, "nobody runs, and yet there is no room"
             return
         assert placement.index not in {owned.index for owned, _, _ in self.owners.values()}
         assert placement.num_cached < len(keys)
-        assert placement.num_reserved == min(max_new, len(keys) - placement.num_cached)
         self.memory.make(self.pool.take_moves())
         assert self.memory.content[placement.index][: placement.num_cached] == keys[: placement.num_cached]
-        end = placement.num_cached + placement.num_reserved
+        end = min(placement.num_cached + first, len(keys))
         self._compute(placement.index, placement.num_cached, keys[placement.num_cached : end])
         self.owners[self.count] = (placement, keys, end)
         self.count += 1
@@ -71,6 +71,7 @@ class PoolMachine(RuleBasedStateMachine):
             self._compute(placement.index, end, [next_key])
             self.owners[owner] = (placement, [*keys[:end], next_key, *keys[end + 1 :]], end + 1)
         else:
+            assert end >= len(keys), "no room for what was promised"
             assert len(self.owners) > 1 or end == self.capacity, "alone, and yet there is no room"
 
     @precondition(lambda self: self.owners)
@@ -112,7 +113,7 @@ TestForgetful.settings = settings(max_examples=25, stateful_step_count=20, deadl
 
 def fill(pool: SlotPool, owner: int, keys: list[int]) -> Placement:
     """Acquire for all of `keys` and compute them."""
-    placement = pool.acquire(owner, keys, len(keys))
+    placement = pool.acquire(owner, keys)
     assert placement is not None
     pool.commit(placement.index, keys[placement.num_cached :])
     return placement
@@ -132,17 +133,18 @@ def test_a_common_beginning_is_copied_and_both_histories_stay() -> None:
 def test_a_continued_conversation_keeps_its_slot() -> None:
     pool = SlotPool(4, 100)
     pool.release(fill(pool, 0, [1, 2, 3]).index)
-    assert fill(pool, 1, [1, 2, 3, 4]) == Placement(0, 3, 1)
+    assert fill(pool, 1, [1, 2, 3, 4]) == Placement(0, 3)
     assert pool.take_moves() == []
 
 
 def test_content_of_a_running_sequence_is_shared_as_far_as_it_is_computed() -> None:
     pool = SlotPool(2, 100)
-    running = pool.acquire(0, [1, 2, 3, 4], 2)
+    running = pool.acquire(0, [1, 2, 3, 4])
     assert running is not None
     pool.commit(running.index, [1, 2])
     assert pool.may_reserve(running.index, 2)
-    assert pool.acquire(1, [1, 2, 3, 4], 9) == Placement(1, 2, 2)
+    assert repr(pool) == "<SlotPool 1/2 slots in use, 4/100 tokens>"
+    assert pool.acquire(1, [1, 2, 3, 4]) == Placement(1, 2)
 
 
 def test_what_is_not_trusted_is_not_found() -> None:
@@ -183,6 +185,6 @@ def test_a_refused_acquire_leaves_the_prefix_cache_alone() -> None:
     pool = SlotPool(3, 10)
     fill(pool, 0, [1] * 6)
     pool.release(fill(pool, 1, [2] * 4).index)
-    assert pool.acquire(2, [2] * 9, 9) is None
+    assert pool.acquire(2, [2] * 9) is None
     assert pool.take_moves() == []
     assert repr(pool) == "<SlotPool 1/3 slots in use, 10/10 tokens>"

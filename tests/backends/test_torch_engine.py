@@ -22,7 +22,6 @@ from tests.backends.families import (
     BYTES_PER_TOKEN,
     EOS,
     FAMILIES,
-    HIDDEN,
     IMAGE,
     MAX_LEN,
     VISION_END,
@@ -30,6 +29,7 @@ from tests.backends.families import (
     VISION_START,
     Family,
     Prompt,
+    parameters,
     picture,
     picture_prompt,
     text_prompt,
@@ -81,12 +81,12 @@ def make_family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Fam
     return make
 
 
-@pytest.fixture(params=sorted(FAMILIES))
+@pytest.fixture(params=parameters(FAMILIES))
 def family(request: pytest.FixtureRequest, make_family: Callable[[str], Family]) -> Family:
     return make_family(request.param)
 
 
-@pytest.fixture(params=sorted(VISION_FAMILIES))
+@pytest.fixture(params=parameters(VISION_FAMILIES))
 def seeing(request: pytest.FixtureRequest, make_family: Callable[[str], Family]) -> Family:
     return make_family(request.param)
 
@@ -187,10 +187,10 @@ def test_in_chunks(family: Family, budget: int) -> None:
 
 @pytest.mark.parametrize("caching", [True, False])
 def test_after_preemption(family: Family, caching: bool) -> None:
-    prompts = mixed_prompts(family, 8)
+    prompts = mixed_prompts(family, 16)
     longest = max(len(prompt.ids) for prompt in prompts) + NUM_TOKENS
     preempted: set[int] = set()
-    options = {"kv_cache_bytes": (longest + 8) * BYTES_PER_TOKEN, "enable_prefix_caching": caching}
+    options = {"kv_cache_bytes": longest * family.bytes_per_token, "enable_prefix_caching": caching}
     with running(family, max_num_batched_tokens=16, **options) as engine:
 
         def watch() -> None:
@@ -269,7 +269,8 @@ def test_equal_features_on_another_grid_are_another_image(seeing: Family) -> Non
 def test_read_only_features_are_taken_without_a_warning(seeing: Family) -> None:
     prompt = picture_prompt(text_prompt(1, 3), picture(1), text_prompt(2, 3))
     [span] = seeing.spans(prompt)
-    frozen = dataclasses.replace(span, features=np.frombuffer(span.features.tobytes(), np.float32).reshape(-1, HIDDEN))
+    flat = np.frombuffer(span.features.tobytes(), np.float32)
+    frozen = dataclasses.replace(span, features=flat.reshape(span.features.shape))
     listener = Listener()
     with running(seeing) as engine:
         engine.submit(GenerationRequest(0, prompt.ids, GREEDY, (frozen,)), listener)
@@ -314,10 +315,12 @@ def test_the_context_ends_a_generation_that_asks_for_no_length(qwen2: Family) ->
 def test_features_must_fit_the_model_and_the_grid(seeing: Family) -> None:
     ids = (5, VISION_START, *[IMAGE] * 4, VISION_END, 6)
     with running(seeing) as engine:
-        wide = ImageSpan(2, np.zeros((4, HIDDEN + 1), np.float32), (1, 4, 4), b"w")
+        wide = ImageSpan(2, np.zeros((4, seeing.feature_size + 1), np.float32), (1, 4, 4), b"w")
         assert refused(engine, GenerationRequest(0, ids, GREEDY, (wide,))).field == "image_embeds"
+        if not seeing.has_grids:
+            return
         listener = Listener()
-        other_grid = ImageSpan(2, np.zeros((4, HIDDEN), np.float32), (1, 8, 4), b"g")
+        other_grid = ImageSpan(2, np.zeros((4, seeing.feature_size), np.float32), (1, 8, 4), b"g")
         engine.submit(GenerationRequest(1, ids, GREEDY, (other_grid,)), listener)
         error = listener.wait().events[-1].error
         assert isinstance(error, InvalidInput) and error.field == "image_grid"
@@ -325,7 +328,7 @@ def test_features_must_fit_the_model_and_the_grid(seeing: Family) -> None:
 
 def test_a_request_that_fails_fails_alone(seeing: Family) -> None:
     ids = (5, VISION_START, *[IMAGE] * 4, VISION_END, 6)
-    broken = ImageSpan(2, np.full((4, HIDDEN), np.nan, np.float32), (1, 4, 4), b"nan")
+    broken = ImageSpan(2, np.full((4, seeing.feature_size), np.nan, np.float32), (1, 4, 4), b"nan")
     bad, good = Listener(), Listener()
     prompt = text_prompt(1, 30)
     with running(seeing) as engine:
@@ -338,7 +341,7 @@ def test_a_request_that_fails_fails_alone(seeing: Family) -> None:
 def test_a_failed_step_ends_its_requests_and_is_not_remembered(seeing: Family) -> None:
     prompt = picture_prompt(text_prompt(1, 6), picture(1), text_prompt(2, 3))
     [span] = seeing.spans(prompt)
-    unreadable = dataclasses.replace(span, features=np.full((4, HIDDEN), "x", np.object_))
+    unreadable = dataclasses.replace(span, features=np.full((4, seeing.feature_size), "x", np.object_))
     bad = Listener()
     with running(seeing) as engine:
         engine.submit(GenerationRequest(0, prompt.ids, GREEDY, (unreadable,)), bad)
@@ -464,7 +467,7 @@ def test_bfloat16_is_loaded_as_such(seeing: Family) -> None:
     prompts = mixed_prompts(seeing, 4)
     with running(seeing, dtype="bfloat16", max_num_batched_tokens=8) as engine:
         listeners = run(engine, seeing, prompts)
-        assert repr(engine).startswith(f"<TorchEngine <{seeing.name}_text torch.bfloat16 on ")
+        assert repr(engine).startswith(f"<TorchEngine <{seeing.name} torch.bfloat16 on ")
     assert all(listener.events[-1].error is None for listener in listeners)
     assert all(0 <= token < 96 for listener in listeners for token in listener.tokens)
 

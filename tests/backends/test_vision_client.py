@@ -3,43 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
-import grpc
 import numpy as np
 import pytest
-from tritonclient.grpc import service_pb2 as pb
-from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server
 
 from python_backends.errors import BackendError, DependencyDown, InvalidInput, QueueFull
-from python_backends.llm.vision_client import FeatureCache, ImageFeatures, VisionClient
-
-Answer = Callable[[bytes, Any], None]
-
-
-class Vision(GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """Two features per image, made of its first byte; an image that names a failure fails so."""
-
-    def __init__(self) -> None:
-        self.asked: list[bytes] = []
-        self.all_here = threading.Barrier(1)
-
-    def ModelInfer(self, request: Any, context: Any) -> Any:
-        image = request.raw_input_contents[0][4:]
-        self.asked.append(image)
-        self.all_here.wait(5)
-        if image.startswith(b"["):
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"in ensemble 'vision', {image.decode()}")
-        if image == b"crash":
-            context.abort(grpc.StatusCode.INTERNAL, "a stack trace")
-        reply = pb.ModelInferResponse(model_name=request.model_name)
-        reply.outputs.add(name="image_grid", datatype="INT64", shape=[1, 3])
-        reply.raw_output_contents.append(np.array([1, 2, 4], np.int64).tobytes())
-        reply.outputs.add(name="features", datatype="FP32", shape=[1, 2, 3])
-        reply.raw_output_contents.append(np.full((2, 3), image[0], np.float32).tobytes())
-        return reply
+from python_backends.features import FeatureSource, LazyFeatures
+from python_backends.llm.feature_cache import FeatureCache, ImageFeatures
+from python_backends.llm.vision_client import VisionClient, Wishes
+from python_backends.metrics import EncoderCacheStats
+from tests.backends.vision_server import Vision, served
 
 
 @pytest.fixture
@@ -49,14 +25,8 @@ def vision() -> Vision:
 
 @pytest.fixture
 def client(vision: Vision) -> Iterator[VisionClient]:
-    server = grpc.server(ThreadPoolExecutor(4))
-    add_GRPCInferenceServiceServicer_to_server(vision, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    client = VisionClient(f"127.0.0.1:{port}", "vision", cache_bytes=1 << 20)
-    yield client
-    client.close()
-    server.stop(None).wait()
+    with served(vision) as client:
+        yield client
 
 
 def test_features_come_in_the_order_of_the_images(client: VisionClient) -> None:
@@ -102,11 +72,98 @@ def test_a_failure_is_not_cached(client: VisionClient, vision: Vision) -> None:
     assert sorted(vision.asked) == [b"a", b"crash", b"crash"]
 
 
+def test_another_model_or_other_limits_behind_the_endpoint_are_asked_anew(client: VisionClient, vision: Vision) -> None:
+    digests = []
+    for entry, key, value in (("vision_encoder", "model", "b"), ("image_frontend", "max_pixels", "9"), ("", "", "")):
+        digests += [each.digest for each in client.features([b"a", b"a"])]
+        vision.parameters = {**vision.parameters, entry: {key: value}} if entry else vision.parameters
+    assert vision.asked == [b"a"] * 3
+    assert len(set(digests)) == 3
+    vision.parameters = {"image_frontend": {"max_pixels": "0"}, "vision_encoder": {"model": "a"}}
+    assert client.features([b"a"])[0].digest == digests[0], "what the first model said is still there"
+    assert vision.asked == [b"a"] * 3
+
+
+def test_an_image_whose_features_are_gone_is_asked_for_when_they_are_needed(vision: Vision) -> None:
+    with served(vision, cache_bytes=24) as client:
+        client.features([b"a"])
+        client.features([b"b"])
+        [found] = client.features([b"a"])
+        assert isinstance(found.features, LazyFeatures) and vision.asked == [b"a", b"b"]
+        assert (len(found.features), found.grid, found.features.array) == (2, (1, 2, 4), None)
+        came = threading.Event()
+        found.features.source.ask()
+        found.features.source.then(came.set)
+        assert came.wait(5)
+        assert found.features[1:].array.tolist() == [[97.0] * 3]
+        assert vision.asked == [b"a", b"b", b"a"]
+        assert client.stats.num_calls == 3
+
+
+def test_features_that_are_not_those_of_the_record_are_refused(vision: Vision) -> None:
+    with served(vision, cache_bytes=0) as client:
+        client.features([b"a"])
+        [found] = client.features([b"a"])
+        vision.make = lambda image: (np.zeros((3, 3), np.float32), (1, 2, 4))
+        assert isinstance(found.features, LazyFeatures)
+        error = failure(found.features.source)
+        assert isinstance(error, DependencyDown) and "changed while it was asked" in str(error)
+
+
+def test_an_encoder_that_is_gone_when_features_are_needed(vision: Vision) -> None:
+    with served(vision, cache_bytes=0) as client:
+        client.features([b"a"])
+        [found] = client.features([b"a"])
+    assert isinstance(found.features, LazyFeatures)
+    assert failure(found.features.source) is not None, "a closed channel cannot be asked"
+    assert repr(found.features.source) == "<FeatureSource failed>"
+
+
+def failure(source: FeatureSource) -> BaseException | None:
+    came = threading.Event()
+    source.ask()
+    source.then(came.set)
+    assert came.wait(5)
+    assert source.array is None
+    return source.error
+
+
 def test_nobody_at_the_endpoint() -> None:
     client = VisionClient("127.0.0.1:9", "vision", cache_bytes=100)
     with pytest.raises(DependencyDown, match="did not answer: UNAVAILABLE"):
         client.features([b"a"])
     client.close()
+
+
+def test_the_same_image_with_other_bounds_is_another_one(client: VisionClient, vision: Vision) -> None:
+    plain, small, same = client.features([b"a"] * 3, [Wishes(), Wishes(0, 100), Wishes(0, 100)])
+    assert plain.digest != small.digest == same.digest
+    assert vision.asked == [b"a", b"a"]
+    assert sorted(vision.bounds, key=len) == [{}, {"max_pixels": 100}]
+
+
+def test_requests_that_come_together_share_one_call(client: VisionClient, vision: Vision) -> None:
+    vision.all_here = threading.Barrier(2)
+    with ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(client.features, [b"a"]) for _ in range(8)]
+        while not vision.asked:
+            time.sleep(0.001)
+        while client.stats.num_misses < 8:
+            time.sleep(0.001)
+        vision.all_here.wait(5)
+        assert {each.result()[0].features[0, 0] for each in waiting} == {97}
+    assert vision.asked == [b"a"]
+    client.features([b"a"])
+    assert client.stats == EncoderCacheStats(num_hits=1, num_misses=8, num_bytes=24, num_calls=1)
+
+
+def test_a_shared_failure_reaches_all_and_stays_with_nobody(client: VisionClient, vision: Vision) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(client.features, [b"crash"]) for _ in range(4)]
+    assert all(isinstance(each.exception(), DependencyDown) for each in waiting)
+    with pytest.raises(DependencyDown):
+        client.features([b"crash"])
+    assert client.stats.num_bytes == 0
 
 
 def image(name: bytes, num_bytes: int = 40) -> ImageFeatures:
@@ -120,6 +177,7 @@ def test_the_least_recently_used_features_are_dropped() -> None:
     assert cache.get(b"a") is not None
     cache.put(image(b"c"))
     assert [cache.get(name) is not None for name in (b"a", b"b", b"c")] == [True, False, True]
+    assert cache.stats == EncoderCacheStats(num_hits=3, num_misses=1, num_evictions=1, num_bytes=80)
     assert repr(cache) == "<FeatureCache 2 images, 80/100 bytes>"
 
 
@@ -128,6 +186,7 @@ def test_what_is_larger_than_the_cache_is_not_kept(max_bytes: int) -> None:
     cache = FeatureCache(max_bytes)
     assert cache.put(image(b"a")).digest == b"a"
     assert repr(cache) == f"<FeatureCache 0 images, 0/{max_bytes} bytes>"
+    assert cache.record(b"a") == image(b"a").record
 
 
 def test_the_same_image_counts_once() -> None:

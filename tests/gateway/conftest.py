@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -53,9 +54,9 @@ async def start_gateway(fake: FakeTriton) -> AsyncIterator[StartGateway]:
     """Starts gateways in front of `fake`, with other settings where a test needs them."""
     async with AsyncExitStack() as stack:
 
-        async def start(**changes: Any) -> Gateway:
+        async def start(verify: ssl.SSLContext | bool = True, **changes: Any) -> Gateway:
             options = {"port": 0, "triton_metrics": "", "triton_grpc": fake.endpoint, **changes}
-            return await stack.enter_async_context(_running(Settings(**options)))
+            return await stack.enter_async_context(running_gateway(Settings(**options), verify))
 
         yield start
 
@@ -72,7 +73,7 @@ async def client(gateway: Gateway) -> AsyncIterator[openai.AsyncOpenAI]:
 
 
 @asynccontextmanager
-async def _running(settings: Settings) -> AsyncIterator[Gateway]:
+async def running_gateway(settings: Settings, verify: ssl.SSLContext | bool = True) -> AsyncIterator[Gateway]:
     server = create_server(settings)
     serving = asyncio.ensure_future(server.serve())
     while not server.started:
@@ -81,8 +82,8 @@ async def _running(settings: Settings) -> AsyncIterator[Gateway]:
     port = server.servers[0].sockets[0].getsockname()[1]
     services: Services = server.config.app.state.services  # type: ignore[union-attr]
     await services.discovery.refresh()
-    base_url = f"http://127.0.0.1:{port}"
-    async with httpx.AsyncClient(base_url=base_url, timeout=10, trust_env=False) as http:
+    base_url = f"{'https' if settings.tls_cert_file else 'http'}://127.0.0.1:{port}"
+    async with httpx.AsyncClient(base_url=base_url, timeout=10, trust_env=False, verify=verify) as http:
         yield Gateway(base_url, http, services)
     server.should_exit = True
     await serving

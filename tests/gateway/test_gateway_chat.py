@@ -59,26 +59,46 @@ async def test_every_field_reaches_the_model(gateway: Gateway, fake: FakeTriton)
         "logprobs": True,
         "top_logprobs": 2,
         "chat_template_kwargs": {"enable_thinking": False},
+        "n": 1,
+        "priority": -3,
+        "cache_salt": "tenant",
+        "timeout_s": 2.5,
+        "skip_special_tokens": False,
+        "include_stop_str_in_output": True,
+        "continue_final_message": True,
+        "documents": [{"title": "t", "text": "x"}],
+        "bad_words": ["c"],
     }
     logprobs = '[{"token":"Hi","bytes":[72,105],"logprob":-0.5,"top_logprobs":[]}]'
     fake.script = lambda received: [token("Hi", "stop", logprobs=logprobs)]
-    harmless = {"n": 1, "user": "me", "tool_choice": "none", "response_format": {"type": "text"}, "made_up": 1}
+    harmless = {"user": "me", "tool_choice": "none", "response_format": {"type": "text"}, "made_up": 1}
     response = await gateway.chat(**fields, **harmless)
     assert response.status_code == 200, response.text
     assert response.json()["choices"][0]["logprobs"]["content"] == json.loads(logprobs)
     tensors = fake.requests[0].tensors
     expected = {"max_tokens": 5, "min_tokens": 1, "temperature": 0.0, "top_p": 0.5, "top_k": 0, "seed": 2**64 - 1}
+    expected |= {"num_return_sequences": 1, "bad_words": b"c"}
     expected |= {"presence_penalty": 1.0, "frequency_penalty": -1.0, "repetition_penalty": 2.0}
     assert {name: tensors[name][0] for name in expected} == expected
     assert tensors["stop_words"] == [b"a", b"b"] and fake.requests[0].shapes["stop_words"] == [1, 2]
     assert tensors["return_log_probs"] == [True]
-    assert json.loads(tensors["chat_template_kwargs"][0]) == {"enable_thinking": False}
+    assert json.loads(tensors["chat_template_kwargs"][0]) == {
+        "enable_thinking": False,
+        "add_generation_prompt": False,
+        "continue_final_message": True,
+        "documents": [{"title": "t", "text": "x"}],
+    }
     assert json.loads(tensors["sampling_parameters"][0]) == {
         "min_p": 0.25,
         "logit_bias": {"5": -100.0},
         "stop_token_ids": [3],
         "ignore_eos": True,
         "top_logprobs": 2,
+        "priority": -3,
+        "cache_salt": "tenant",
+        "timeout_s": 2.5,
+        "skip_special_tokens": False,
+        "include_stop_str_in_output": True,
     }
 
 
@@ -101,9 +121,10 @@ async def test_images_keep_their_order_and_place(client: openai.AsyncOpenAI, fak
     received = fake.requests[0]
     assert received.tensors["image"] == [RED, BLUE, RED] and received.shapes["image"] == [1, 3]
     image = {"type": "image"}
+    small = {**image, "max_pixels": 512 * 512}
     assert json.loads(received.tensors["messages"][0]) == [
         {"role": "system", "content": "look"},
-        {"role": "user", "content": [image, {"type": "text", "text": "and"}, image]},
+        {"role": "user", "content": [small, {"type": "text", "text": "and"}, image]},
         {"role": "assistant", "content": "ok"},
         {"role": "tool", "content": "4", "tool_call_id": "c1"},
         {"role": "user", "content": [image]},
@@ -111,7 +132,7 @@ async def test_images_keep_their_order_and_place(client: openai.AsyncOpenAI, fak
 
 
 async def test_bad_request_is_a_400_that_names_the_field(gateway: Gateway, client: openai.AsyncOpenAI) -> None:
-    for fields, param in (({"temperature": 3}, "temperature"), ({"n": 2}, "n"), ({"content": 5}, "messages.0.content")):
+    for fields, param in (({"temperature": 3}, "temperature"), ({"n": 0}, "n"), ({"content": 5}, "messages.0.content")):
         response = await gateway.chat(**fields)
         error = response.json()["error"]
         assert (response.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param)
@@ -180,6 +201,25 @@ async def test_stream_without_finish_reason_is_an_error(gateway: Gateway, fake: 
     assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_error")
     fake.script = lambda received: []
     assert (await gateway.chat(stream=True)).status_code == 502
+
+
+async def test_videos_go_beside_images(gateway: Gateway, fake: FakeTriton, start_gateway: StartGateway) -> None:
+    video = {"type": "video_url", "video_url": {"url": data_url(b"film")}, "fps": 1.5, "max_pixels": 9}
+    picture = {"type": "image_url", "image_url": {"url": data_url(RED)}}
+    refused = await gateway.chat([video])
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unsupported")
+    assert "takes no videos" in refused.json()["error"]["message"]
+
+    fake.entries["llm"].parameters["input_modalities"] = "text,image,video"
+    gateway = await start_gateway(max_videos=1, max_video_bytes=100)
+    assert (await gateway.chat([video, picture])).status_code == 200
+    received = fake.requests[-1]
+    assert (received.tensors["video"], received.tensors["image"]) == ([b"film"], [RED])
+    [message] = json.loads(received.tensors["messages"][0])
+    assert message["content"] == [{"type": "video", "fps": 1.5, "max_pixels": 9}, {"type": "image"}]
+    assert "At most 1 videos" in (await gateway.chat([video, video])).json()["error"]["message"]
+    large = {"type": "video_url", "video_url": data_url(b"x" * 200)}
+    assert (await gateway.chat([large])).json()["error"]["message"].startswith("the video is larger than 100 bytes")
 
 
 async def test_limits_refuse_at_the_door(start_gateway: StartGateway) -> None:

@@ -7,6 +7,7 @@ import time
 
 import httpx
 import openai
+import pytest
 
 from tests.fake_triton import Entry, FakeTriton
 from tests.gateway.conftest import Gateway, StartGateway
@@ -22,6 +23,8 @@ async def test_model_cards(client: openai.AsyncOpenAI, gateway: Gateway) -> None
         "object": "model",
         "owned_by": "trimodal",
         "task": "chat",
+        "ready": True,
+        "capabilities": ["chat", "completions", "vision", "tokenize"],
         "input_modalities": ["text", "image"],
         "max_model_len": 2048,
         "root": "llm",
@@ -34,7 +37,7 @@ async def test_model_cards(client: openai.AsyncOpenAI, gateway: Gateway) -> None
 
 
 async def test_models_that_go_are_forgotten(gateway: Gateway, fake: FakeTriton) -> None:
-    del fake.entries["transcription"]
+    del fake.entries["whisper"]
     await gateway.services.discovery.refresh()
     assert [card["id"] for card in (await gateway.http.get("/v1/models")).json()["data"]] == ["demo-vl", "demo"]
 
@@ -49,6 +52,7 @@ async def test_readiness_names_what_is_missing(start_gateway: StartGateway, fake
     health = await gateway.http.get("/health")
     assert health.status_code == 503
     assert health.json()["models"]["demo-vl"]["ready"] is False
+    assert (await gateway.http.get("/v1/models/demo-vl")).json()["ready"] is False
     assert health.json()["models"]["org/demo-speech"]["ready"] is True
     fake.entries["vision_encoder"].state = "READY"
     await answer_with(gateway, "/readiness", 200)
@@ -144,3 +148,18 @@ async def answer_with(gateway: Gateway, path: str, status: int) -> httpx.Respons
             return response
         await asyncio.sleep(0.02)
     raise AssertionError(f"{path} still answers {response.status_code}: {response.text}")
+
+
+async def test_a_model_by_any_of_its_names(gateway: Gateway) -> None:
+    for name in ("demo-vl", "demo"):
+        answer = (await gateway.chat(model=name)).json()
+        assert answer["model"] == name and answer["choices"]
+
+
+@pytest.mark.parametrize(
+    ("model", "status", "code"), [("no/such", 404, "model_not_found"), ("org/demo-speech", 400, "unsupported")]
+)
+async def test_a_model_that_cannot_answer(gateway: Gateway, model: str, status: int, code: str) -> None:
+    refused = await gateway.chat(model=model)
+    assert refused.status_code == status
+    assert refused.json()["error"]["code"] == code and refused.json()["error"]["param"] == "model"

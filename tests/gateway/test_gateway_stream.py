@@ -73,7 +73,7 @@ async def test_logprobs_ride_on_their_chunk(gateway: Gateway, fake: FakeTriton) 
 async def test_events_are_not_held_back(gateway: Gateway, fake: FakeTriton) -> None:
     fake.script = lambda received: [token("a"), Hang()]
     async with gateway.http.stream("POST", "/v1/chat/completions", json=body(stream=True)) as response:
-        received = await asyncio.wait_for(anext(response.aiter_text()), 1)
+        received = await asyncio.wait_for(anext(response.aiter_text()), 10)
     assert '"content":"a"' in received
 
 
@@ -113,7 +113,7 @@ async def test_client_that_leaves_cancels_the_generation(
     await asyncio.sleep(0.05)
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
-    await asyncio.wait_for(received.cancelled.wait(), 1)
+    await asyncio.wait_for(received.cancelled.wait(), 10)
     assert not received.completed.is_set()
     await settle(gateway)
     assert await gateway.metric('trimodal_gateway_cancels_total{reason="client_gone"}') == 1
@@ -125,14 +125,14 @@ async def test_reader_that_stops_reading_and_leaves(gateway: Gateway, fake: Fake
     async with gateway.http.stream("POST", "/v1/chat/completions", json=body(stream=True)) as response:
         await anext(response.aiter_raw())
         await asyncio.sleep(0.2)
-    await asyncio.wait_for(fake.requests[0].cancelled.wait(), 1)
+    await asyncio.wait_for(fake.requests[0].cancelled.wait(), 10)
     await settle(gateway)
 
 
 async def test_finished_generation_is_not_cancelled(gateway: Gateway, fake: FakeTriton) -> None:
     for stream in (False, True):
         await gateway.chat(stream=stream)
-        await asyncio.wait_for(fake.requests[-1].completed.wait(), 1)
+        await asyncio.wait_for(fake.requests[-1].completed.wait(), 10)
         await settle(gateway)
         assert not fake.requests[-1].cancelled.is_set()
 
@@ -145,7 +145,7 @@ async def test_dead_model_fails_its_open_streams(start_gateway: StartGateway, fa
     received = await fake.next_request()
     await asyncio.sleep(0.1)
     fake.entries["llm"].state = "UNAVAILABLE"
-    response = await asyncio.wait_for(asking, 1)
+    response = await asyncio.wait_for(asking, 10)
     if stream:
         error = events(response.text)[-1]["error"]
         assert "[DONE]" not in response.text
@@ -153,7 +153,7 @@ async def test_dead_model_fails_its_open_streams(start_gateway: StartGateway, fa
         error = response.json()["error"]
         assert response.status_code == 503 and response.headers["retry-after"]
     assert (error["type"], error["code"]) == ("service_unavailable", "model_unavailable")
-    await asyncio.wait_for(received.cancelled.wait(), 1)
+    await asyncio.wait_for(received.cancelled.wait(), 10)
     assert await gateway.metric('trimodal_gateway_cancels_total{reason="model_down"}') == 1
     fake.entries["llm"].state = "READY"
     fake.script = lambda received: [token("back", "stop")]
@@ -174,7 +174,7 @@ async def test_silent_model_times_out(start_gateway: StartGateway, fake: FakeTri
     fake.script = lambda received: [Hang()]
     response = await gateway.chat()
     assert (response.status_code, response.json()["error"]["code"]) == (504, "deadline_exceeded")
-    await asyncio.wait_for(fake.requests[0].cancelled.wait(), 1)
+    await asyncio.wait_for(fake.requests[0].cancelled.wait(), 10)
 
 
 async def test_server_that_dies_ends_its_streams(gateway: Gateway, fake: FakeTriton) -> None:
@@ -183,7 +183,7 @@ async def test_server_that_dies_ends_its_streams(gateway: Gateway, fake: FakeTri
     await fake.next_request()
     await asyncio.sleep(0.05)
     await fake.stop()
-    response = await asyncio.wait_for(asking, 1)
+    response = await asyncio.wait_for(asking, 10)
     assert events(response.text)[-1]["error"]["type"] == "service_unavailable"
 
 
@@ -213,8 +213,8 @@ async def read_some(gateway: Gateway, stream: bool) -> None:
 
 
 async def settle(gateway: Gateway) -> None:
-    """Waits at most a second until no request holds anything."""
-    for _ in range(200):
+    """Waits at most ten seconds until no request holds anything."""
+    for _ in range(2000):
         if not gateway.services.admission.running and repr(gateway.services.watch) == "<StreamWatch 0 open>":
             return
         await asyncio.sleep(0.005)

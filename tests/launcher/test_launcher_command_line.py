@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from launcher.cli import main, make_parser, serve_options
+from launcher.commands import gateway_command, triton_command
 from launcher.errors import LauncherError
 from launcher.flags import byte_size
 from launcher.options import Checkpoint, ServeOptions
+from launcher.ports import Ports
 from launcher.testing import QUICK, pytest_arguments
+from launcher.triton_install import TritonInstallation
 
 
 def options(*flags: str) -> ServeOptions:
@@ -116,3 +119,45 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.C
 def test_abbreviations_are_refused() -> None:
     with pytest.raises(LauncherError):
         options("--triton-http", "1")
+
+
+def commands(*flags: str) -> tuple[list[str], list[str]]:
+    """The command lines of tritonserver and of the gateway."""
+    asked, ports = options(*flags), Ports(8000, 8001, 8002, 8003)
+    nothing = Path("/nowhere")
+    installation = TritonInstallation(nothing, nothing, nothing, nothing)
+    triton = triton_command(installation, nothing, asked.triton_host, ports, "prefix", "info")
+    return triton, gateway_command(asked, ports)
+
+
+def test_an_open_gateway_leaves_triton_on_the_loopback() -> None:
+    triton, gateway = commands("--host", "0.0.0.0")
+    assert "--host=0.0.0.0" in gateway
+    addresses = [word for word in triton if "-address=" in word]
+    assert addresses == ["--grpc-address=127.0.0.1", "--http-address=127.0.0.1", "--metrics-address=127.0.0.1"]
+    assert "0.0.0.0" not in " ".join(triton)
+    assert {"--triton-grpc=127.0.0.1:8001", "--triton-metrics=127.0.0.1:8002"} <= set(gateway)
+
+
+def test_triton_is_opened_on_its_own() -> None:
+    triton, gateway = commands("--triton-host", "0.0.0.0")
+    assert "--grpc-address=0.0.0.0" in triton and "--host=127.0.0.1" in gateway
+    with pytest.raises(LauncherError, match=r"--triton-host 0\.0\.0\.0"):
+        options("--no-gateway", "--host", "0.0.0.0")
+
+
+def test_gateway_flags_are_handed_on(tmp_path: Path) -> None:
+    for name in ("keys", "cert", "key"):
+        (tmp_path / name).touch()
+    files = ["--api-key-file", f"{tmp_path}/keys", "--tls-cert-file", f"{tmp_path}/cert", "--tls-key-file"]
+    flags = [*files, f"{tmp_path}/key", "--workers", "2", "--cors-origins", "https://a.example"]
+    _, gateway = commands(*flags)
+    assert gateway[-5:] == [
+        f"--api-key-file={tmp_path}/keys",
+        f"--tls-cert-file={tmp_path}/cert",
+        f"--tls-key-file={tmp_path}/key",
+        "--cors-origins=https://a.example",
+        "--workers=2",
+    ]
+    assert options(*flags).url(Ports(8443, 0, 0, 0)) == "https://127.0.0.1:8443"
+    assert options().gateway_settings == {}

@@ -18,7 +18,7 @@ from tests.launcher.toys import SPEECH, TEXT, VISION, write_checkpoint
 ENTRIES = ROOT / "model_repository"
 TEXT_ENTRIES = {"llm", "tokenizer"}
 VISION_ENTRIES = TEXT_ENTRIES | {"image_frontend", "vision_encoder", "vision", "multimodal_chat"}
-SPEECH_ENTRIES = {"audio_frontend", "whisper", "transcription"}
+SPEECH_ENTRIES = {"audio_frontend", "whisper", "whisper_bls", "transcription"}
 
 
 def rendered(target: Path, options: ModelOptions) -> dict[str, ModelConfig]:
@@ -47,7 +47,7 @@ def test_a_text_checkpoint_gets_no_vision_entries(tmp_path: Path) -> None:
 def test_a_vision_checkpoint_gets_all_entries_of_the_pipeline(tmp_path: Path) -> None:
     configs = rendered(tmp_path / "out", chat(write_checkpoint(tmp_path / "vl", **VISION)))
     assert set(configs) == VISION_ENTRIES
-    assert parameters_of(configs["llm"])["input_modalities"] == "text,image"
+    assert parameters_of(configs["llm"])["input_modalities"] == "text,image,video"
     assert parameters_of(configs["llm"])["max_model_len"] == "1024"
     assert parameters_of(configs["vision_encoder"])["model"] == str(tmp_path / "vl")
     assert (tmp_path / "out/vision/1").is_dir()
@@ -70,8 +70,10 @@ def test_a_speech_model_alone(tmp_path: Path) -> None:
         tmp_path / "out", ModelOptions(speech=Checkpoint(str(folder), "bench"), parameters={"dtype": "auto"})
     )
     assert set(configs) == SPEECH_ENTRIES
-    assert parameters_of(configs["transcription"])["served_model_name"] == "bench"
-    assert parameters_of(configs["whisper"]) == {"model": str(folder), "dtype": "auto"}
+    assert parameters_of(configs["whisper"])["served_model_name"] == "bench"
+    whisper = parameters_of(configs["whisper"])
+    assert (whisper["model"], whisper["dtype"], whisper["task"]) == (str(folder), "auto", "transcription")
+    assert "alignment_heads" not in whisper, "it belongs to the bundled checkpoint"
     assert served_models(tmp_path / "out") == {"transcription": "bench"}
 
 
@@ -87,7 +89,7 @@ def test_with_a_remote_encoder_no_vision_entry_runs_here(tmp_path: Path) -> None
     source = Checkpoint(str(write_checkpoint(tmp_path / "vl", **VISION)), "mine")
     configs = rendered(tmp_path / "out", ModelOptions(chat=(source,), parameters={"vision_endpoint": "gpu1:8001"}))
     assert set(configs) == TEXT_ENTRIES
-    assert parameters_of(configs["llm"])["input_modalities"] == "text,image"
+    assert parameters_of(configs["llm"])["input_modalities"] == "text,image,video"
 
 
 def test_an_option_that_nobody_takes_is_refused(tmp_path: Path) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
+from tests.backends.vision.test_videos import film
 from tests.conftest import System
 from tests.native import infer, number, stream, text
 from tests.pictures import draw
@@ -32,6 +35,8 @@ def test_the_vision_ensemble_is_its_two_steps(triton: System) -> None:
     picture = {"image": text(draw(("red", "circle")))}
     pixels = infer(triton.grpc, "image_frontend", picture)
     assert pixels["pixel_values"].shape == (1, pixels["pixel_shape"].prod())
+    assert pixels.pop("image_prompt").item() == b"", "this family writes placeholders only"
+    assert pixels.pop("seconds_per_grid").item() == 0, "an image"
     features = infer(triton.grpc, "vision_encoder", pixels)["features"]
     together = infer(triton.grpc, "vision", picture)
     assert np.array_equal(together["image_grid"], pixels["image_grid"])
@@ -56,6 +61,45 @@ def test_pictures_of_many_sizes_at_once_get_their_own_features(triton: System) -
         thread.join(60)
     for place, features in enumerate(alone):
         assert np.abs(features - together[place]).max() < 1e-4
+
+
+def test_an_image_may_be_asked_for_smaller(triton: System) -> None:
+    picture = {"image": text(draw(("red", "circle"), size=(600, 600)))}
+    whole = infer(triton.grpc, "vision", picture)["image_grid"]
+    small = infer(triton.grpc, "vision", {**picture, "max_pixels": number(112 * 112, np.int64)})["image_grid"]
+    assert small.prod() < whole.prod()
+    with pytest.raises(InferenceServerException, match=r"\[INVALID_ARGUMENT\] max_pixels: must not be negative"):
+        infer(triton.grpc, "vision", {**picture, "max_pixels": number(-1, np.int64)})
+
+
+def test_a_video_goes_the_way_of_an_image(triton: System) -> None:
+    video = {"video": text(film())}
+    found = infer(triton.grpc, "vision", {**video, "fps": number(2, np.float32)})
+    num_features = found["features"].shape[1]
+    assert found["image_grid"][0, 0] == 3 and found["image_grid"].prod() == 4 * num_features
+    assert found["seconds_per_grid"].item() == 1.0
+    prompt = text("<|vision_start|><|video_pad|><|vision_end|>")
+    last = stream(triton.grpc, "llm", {"text_input": prompt, **video, "max_tokens": number(4, np.int32)})[-1]
+    assert last["num_image_tokens"].item() == num_features
+    with pytest.raises(InferenceServerException, match=r"\[INVALID_ARGUMENT\] image: exactly one of image and video"):
+        infer(triton.grpc, "vision", {**video, "image": text(draw(("red", "circle")))})
+
+
+@pytest.mark.slow
+def test_encoding_one_image_overlaps_decoding_another(triton: System) -> None:
+    pictures = [{"image": text(draw(("red", "circle"), size=(1600 + 8 * place, 1200)))} for place in range(6)]
+
+    def ask(picture: dict[str, Array]) -> None:
+        infer(triton.grpc, "vision", picture)
+
+    def seconds(workers: int) -> float:
+        began = time.perf_counter()
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(ask, pictures))
+        return time.perf_counter() - began
+
+    ratios = [seconds(6) / seconds(1) for _ in range(4)]
+    assert min(ratios) < 0.8, ratios
 
 
 @pytest.mark.parametrize(
@@ -111,7 +155,14 @@ def test_speech_becomes_text_with_all_that_is_known_about_it(triton: System) -> 
     assert 1 < found["duration"] < 4
     assert found["num_output_tokens"] > 0
     (segment,) = json.loads(found["segments"])
-    assert segment == {"id": 0, "start": 0.0, "end": round(found["duration"], 2), "text": found["text"]}
+    assert (segment["id"], segment["seek"], segment["start"], segment["end"]) == (
+        0,
+        0,
+        0.0,
+        round(found["duration"], 2),
+    )
+    assert segment["text"].strip() == found["text"]
+    assert segment["avg_logprob"] > -1 and segment["no_speech_prob"] < 0.5
 
 
 def test_the_transcription_is_its_two_steps(triton: System) -> None:

@@ -28,21 +28,24 @@ class Average:
 
 @dataclass
 class Progress:
-    """Position in a plan. ``samples`` counts inside the phase, ``total`` over all runs."""
+    """Position in a run: windows seen and seconds spent, and the same with all runs before."""
 
-    phase: int = 0
-    samples: int = 0
-    pool: int = 0
     step: int = 0
-    total: int = 0
+    pool: int = 0
+    samples: int = 0
     seconds: float = 0.0
+    all_samples: int = 0
+    all_seconds: float = 0.0
 
 
-def save(path: Path, progress: Progress, module: nn.Module, average: Average,
-         optimizer: torch.optim.Optimizer) -> None:
+def save(
+    path: Path, progress: Progress, module: nn.Module, average: Average, optimizers: list[torch.optim.Optimizer]
+) -> None:
     state = {
-        "progress": vars(progress), "model": module.state_dict(), "average": average.values,
-        "optimizer": optimizer.state_dict(),
+        "progress": vars(progress),
+        "model": module.state_dict(),
+        "average": average.values,
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
     }
     partial = path.with_suffix(".partial")
     torch.save(state, partial)

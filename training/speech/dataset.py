@@ -11,30 +11,34 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.speech import espeak, features, texts, utterances
+from training.speech import espeak, features, sounds, texts, utterances
 
 NO_PHONE = 0
 # Outside any inventory that fits a byte; such positions carry no phone loss.
 UNKNOWN_PHONE = 255
 
-KINDS = ("digits", "sentence", "long_digits", "long_sentences", "silence")
+# Short clips that hold two or three sentences read in one go.
+_PARAGRAPHS = 0.12
+
+KINDS = ("en", "de", "long", "silence")
 
 
 @dataclass(frozen=True)
 class StoredClip:
     """Views into a shard, and the words per segment with times in seconds."""
 
-    kind: str
+    language: str
     mel: NDArray[np.uint8]
     phones: NDArray[np.uint8]
     segments: list[list[espeak.Span]]
-    cut: bool = False
+    translations: list[list[tuple[str, int]] | None]
 
     @property
     def positions(self) -> int:
@@ -45,16 +49,30 @@ class StoredClip:
         seconds = positions * features.POSITION_SECONDS
         segments = [segment for segment in self.segments if segment[0].start < seconds]
         mel, phones = self.mel[: 2 * positions], self.phones[:positions]
-        return replace(self, mel=mel, phones=phones, segments=segments, cut=True)
+        return replace(self, mel=mel, phones=phones, segments=segments)
+
+    def cut_before(self, share: float) -> "StoredClip":
+        """The end of the clip's first segment, from the word at this share of it."""
+        words = self.segments[0][int(share * len(self.segments[0])) :]
+        first = int(words[0].start / features.POSITION_SECONDS)
+        by = first * features.POSITION_SECONDS
+        segments = [
+            [espeak.Span(word.name, word.start - by, word.end - by) for word in segment]
+            for segment in (words, *self.segments[1:])
+        ]
+        mel, phones = self.mel[2 * first :], self.phones[first:]
+        translations = [None, *self.translations[1:]]
+        return replace(self, mel=mel, phones=phones, segments=segments, translations=translations)
 
 
 def phone_inventory(synthesizer: espeak.Synthesizer) -> list[str]:
     """Every phone of the vocabulary in every accent; index 0 stands for no sound."""
     names: set[str] = set()
-    accents = (*utterances.MAIN_ACCENTS, *utterances.OTHER_ACCENTS)
-    for accent in accents:
-        for word in texts.words():
-            spoken = synthesizer.speak(word, espeak.Voice(accent))
+    english, german = texts.english_words(), texts.german_words()
+    voices = dict.fromkeys(utterances.MAIN_ACCENTS + utterances.OTHER_ACCENTS, english)
+    for name, words in {**voices, utterances.GERMAN: german}.items():
+        for start in range(0, len(words), 10):
+            spoken = synthesizer.speak(" ".join(words[start : start + 10]), espeak.Voice(name))
             names.update(phone.name for phone in spoken.phones)
     return ["", *sorted(names)]
 
@@ -69,16 +87,18 @@ def frame_phones(clip: utterances.Clip, positions: int, inventory: list[str]) ->
     return frames
 
 
-def _compose(kind: str, synthesizer: espeak.Synthesizer, rng: random.Random,
-             noises: np.random.Generator) -> utterances.Clip:
+def _compose(
+    kind: str, language: str, synthesizer: espeak.Synthesizer, rng: random.Random, noises: np.random.Generator
+) -> utterances.Clip:
     if kind == "silence":
-        return utterances.without_speech(rng, noises)
-    write = texts.digit_string if "digits" in kind else texts.sentence
-    voice = utterances.train_voice(rng)
-    if kind.startswith("long"):
-        clip = utterances.long_clip(synthesizer, write, voice, rng)
+        return utterances.Clip(sounds.without_speech(rng, noises))
+    voice, compose = utterances.train_voice(language, rng), partial(texts.compose, language)
+    if kind == "long":
+        clip = utterances.long_clip(synthesizer, compose, voice, rng)
     else:
-        clip = utterances.short_clip(synthesizer, write(rng), voice, rng)
+        count = rng.choice((2, 2, 3)) if rng.random() < _PARAGRAPHS else 1
+        said = [compose(rng) for _ in range(count)]
+        clip = utterances.short_clip(synthesizer, said, voice, rng)
     return utterances.augmented(clip, rng, noises)
 
 
@@ -92,12 +112,21 @@ def write_shard(folder: Path, inventory: list[str], kinds: list[str], seed: int)
     noises = np.random.default_rng(seed)
     mels, phones, records = [], [], []
     for kind in kinds:
-        clip = _compose(kind, synthesizer, rng, noises)
+        language = kind if kind in texts.LANGUAGES else rng.choice(("en", "en", "en", "de"))
+        clip = _compose(kind, language, synthesizer, rng, noises)
         mel = features.log_mel(clip.samples)
         mels.append(mel)
         phones.append(frame_phones(clip, len(mel) // 2, inventory))
         segments = [[_word(span) for span in segment] for segment in clip.segments]
-        records.append({"kind": kind, "frames": len(mel), "segments": segments})
+        records.append(
+            {
+                "kind": kind,
+                "language": language,
+                "frames": len(mel),
+                "segments": segments,
+                "translations": clip.translations,
+            }
+        )
     # A trainer lists shards while this runs: the rename is what makes one visible.
     partial = folder.with_suffix(".partial")
     partial.mkdir(parents=True, exist_ok=True)
@@ -107,14 +136,16 @@ def write_shard(folder: Path, inventory: list[str], kinds: list[str], seed: int)
     partial.rename(folder)
 
 
-def read_shard(folder: Path) -> Iterator[StoredClip]:
+def read_shard(folder: Path) -> Iterator[tuple[str, StoredClip]]:
+    """The kind of each clip, and the clip."""
     mels = np.load(folder / "mels.npy", mmap_mode="r")
     phones = np.load(folder / "phones.npy")
     start = 0
     for record in json.loads((folder / "clips.json").read_text()):
         end = start + record["frames"]
         segments = [[espeak.Span(*word) for word in segment] for segment in record["segments"]]
-        yield StoredClip(record["kind"], mels[start:end], phones[start // 2 : end // 2], segments)
+        mel, sounding = mels[start:end], phones[start // 2 : end // 2]
+        yield record["kind"], StoredClip(record["language"], mel, sounding, segments, record["translations"])
         start = end
 
 
@@ -132,8 +163,8 @@ class Clips:
         for shard in sorted(self.folder.glob("shard-*[0-9]")):
             if shard.name not in self._known:
                 self._known.add(shard.name)
-                for clip in read_shard(shard):
-                    self.by_kind[clip.kind].append(clip)
+                for kind, clip in read_shard(shard):
+                    self.by_kind[kind].append(clip)
         return sum(map(len, self.by_kind.values()))
 
 
@@ -143,8 +174,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--shards", type=int, default=10)
     parser.add_argument("--first", type=int, default=0, help="number of the first shard")
     parser.add_argument("--clips", type=int, default=4000, help="clips per shard")
-    parser.add_argument("--mix", default="digits=0.93,long_digits=0.04,silence=0.03",
-                        help="share of each kind")
+    parser.add_argument("--mix", default="en=0.735,de=0.2,long=0.035,silence=0.03", help="share of each kind")
     return parser.parse_args()
 
 

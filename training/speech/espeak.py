@@ -5,6 +5,7 @@ reports events. Samples are mono int16 at 22,050 Hz; times are seconds from the 
 """
 
 import ctypes
+import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -12,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 SAMPLE_RATE = 22_050
+
+_WORD = re.compile(r"\S+")
 
 _OUTPUT_SYNCHRONOUS = 2
 _OPTION_PHONEME_EVENTS = 1
@@ -39,9 +42,7 @@ class _Event(ctypes.Structure):
     ]
 
 
-_Callback = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
-)
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,10 @@ class Synthesizer:
         if self._lib.espeak_SetVoiceByName(voice.name.encode()) != 0:
             raise ValueError(f"espeak-ng has no voice {voice.name!r}")
         for parameter, value in (
-            (_RATE, voice.rate), (_VOLUME, 100), (_PITCH, voice.pitch), (_RANGE, voice.pitch_range)
+            (_RATE, voice.rate),
+            (_VOLUME, 100),
+            (_PITCH, voice.pitch),
+            (_RANGE, voice.pitch_range),
         ):
             self._lib.espeak_SetParameter(parameter, value, 0)
 
@@ -131,18 +135,22 @@ def _phone_spans(events: list[tuple[int, str]], total: int) -> list[Span]:
 
 
 def _word_spans(text: str, events: list[tuple[int, int]], phones: list[Span]) -> list[Span]:
-    """Words by their text position; a word without an event of its own is left out."""
+    """A span for each word of ``text``, by text position. espeak-ng says some words as one ("in
+    the"); those share a span. An event for a place inside a word or a gap is of no use."""
+    found = [(match.start(), match[0].strip(".,!?").lower()) for match in _WORD.finditer(text)]
     starts: dict[int, float] = {}
     for sample, position in events:
-        # After a comma comes an event for the space behind it, with the time of the next clause.
-        if not text[position : position + 1].isspace():
-            starts.setdefault(position, sample / SAMPLE_RATE)
-    ordered = sorted(starts.items())
-    spans = []
-    for index, (position, start) in enumerate(ordered):
-        limit = ordered[index + 1][1] if index + 1 < len(ordered) else float("inf")
+        starts.setdefault(position, sample / SAMPLE_RATE)
+    times = sorted(starts[position] for position, _ in found if position in starts)
+    spans: list[Span] = []
+    for position, word in found:
+        start = starts.get(position, -1.0)
+        limit = next((time for time in times if time > start), float("inf"))
         inside = [phone for phone in phones if start - 1e-4 <= phone.start < limit]
-        word = text[position:].split(maxsplit=1)[0].strip(".,!?").lower()
-        if inside and word:
+        if start >= 0.0 and inside:
             spans.append(Span(word, inside[0].start, inside[-1].end))
+        elif spans:
+            spans.append(Span(word, spans[-1].start, spans[-1].end))
+        elif phones:
+            spans.append(Span(word, phones[0].start, phones[0].end))
     return spans

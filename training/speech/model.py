@@ -6,11 +6,18 @@ timing; without them cross-attention did not form within thousands of clips.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperTokenizer
+from transformers import (
+    AttentionInterface,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+    WhisperTokenizer,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.whisper.modeling_whisper import WhisperAttention
 
 from training.speech import tokenizer
@@ -22,6 +29,7 @@ GUIDE_WEIGHT = 0.3
 
 # Sinusoidal positions have a mean square of 1/2; with 0.02 the convolutions drown in them.
 _INIT_STD = 0.07
+_WIDTH = 160
 
 
 def config(vocabulary: WhisperTokenizer) -> WhisperConfig:
@@ -29,12 +37,25 @@ def config(vocabulary: WhisperTokenizer) -> WhisperConfig:
     end = tokenizer.token_id(vocabulary, tokenizer.END)
     start = tokenizer.token_id(vocabulary, tokenizer.START)
     return WhisperConfig(
-        vocab_size=len(vocabulary), num_mel_bins=80, d_model=128,
-        encoder_layers=3, encoder_attention_heads=4, encoder_ffn_dim=512,
-        decoder_layers=3, decoder_attention_heads=4, decoder_ffn_dim=512,
-        max_source_positions=POSITIONS, max_target_positions=448, init_std=_INIT_STD,
-        bos_token_id=end, eos_token_id=end, pad_token_id=end, decoder_start_token_id=start,
-        suppress_tokens=None, begin_suppress_tokens=None, dropout=0.0,
+        vocab_size=len(vocabulary),
+        num_mel_bins=80,
+        d_model=_WIDTH,
+        encoder_layers=3,
+        encoder_attention_heads=_WIDTH // 32,
+        encoder_ffn_dim=4 * _WIDTH,
+        decoder_layers=3,
+        decoder_attention_heads=_WIDTH // 32,
+        decoder_ffn_dim=4 * _WIDTH,
+        max_source_positions=POSITIONS,
+        max_target_positions=448,
+        init_std=_INIT_STD,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+        decoder_start_token_id=start,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+        dropout=0.0,
     )
 
 
@@ -47,6 +68,19 @@ def create(vocabulary: WhisperTokenizer) -> WhisperForConditionalGeneration:
         # Timestamp k and position k are the same 20 ms, so attending is then nearly reading it off.
         model.model.decoder.embed_tokens.weight[begin : begin + POSITIONS] = 0.1 * sinusoids
     return model
+
+
+def _float_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """Fused attention in float32: on a CPU, bfloat16 makes products faster but this slower."""
+    with torch.autocast(query.device.type, enabled=False):
+        query, key, value = query.float(), key.float(), value.float()
+        attended, _ = sdpa_attention_forward(module, query, key, value, mask, **options)
+    return attended, None
+
+
+AttentionInterface.register("sdpa_float", _float_attention)
 
 
 @dataclass
@@ -68,6 +102,7 @@ class Trainee(nn.Module):
     def __init__(self, model: WhisperForConditionalGeneration, phones: int) -> None:
         super().__init__()
         self.whisper = model
+        model.set_attn_implementation("sdpa_float")
         self.phone_head = nn.Linear(model.config.d_model, phones)
 
     def encode(self, batch: Batch) -> Tensor:
@@ -102,21 +137,26 @@ class Trainee(nn.Module):
         hidden = decoder.embed_tokens(batch.input_ids) + decoder.embed_positions.weight[:length]
         causal = torch.full((length, length), MASKED, device=hidden.device).triu(1)[None, None]
         mask = batch.bias[:, None, None, :]
-        queries: list[Tensor] = []
         guided = [layer.encoder_attn for layer in decoder.layers[-2:]]
+        heard: list[Tensor] = []
         handles = [
-            module.q_proj.register_forward_hook(lambda _m, _i, output: queries.append(output))
+            part.register_forward_hook(lambda _m, _i, output: heard.append(output))
             for module in guided
+            for part in (module.q_proj, module.k_proj)
         ]
         for layer in decoder.layers:
-            hidden = layer(hidden, attention_mask=causal, encoder_hidden_states=encoded,
-                           encoder_attention_mask=mask, use_cache=False)
+            hidden = layer(
+                hidden,
+                attention_mask=causal,
+                encoder_hidden_states=encoded,
+                encoder_attention_mask=mask,
+                use_cache=False,
+            )
         for handle in handles:
             handle.remove()
-        before, last = (
-            _attention(module, query, encoded, batch.bias)
-            for module, query in zip(guided, queries, strict=True)
-        )
+        # In a layer the queries are projected before the keys.
+        before = _attention(guided[0], heard[0], heard[1], batch.bias)
+        last = _attention(guided[1], heard[2], heard[3], batch.bias)
         # Half of the heads before the last layer stay free for what training finds useful.
         heads = before.shape[1] // 2
         return decoder.layer_norm(hidden), before[:, :heads].mean(1), last.mean(1)
@@ -132,22 +172,21 @@ class Trainee(nn.Module):
         # Only labelled positions reach the vocabulary: it is the decoder's largest product.
         logits = functional.linear(states[labelled], self.whisper.proj_out.weight)
         return Losses(
-            functional.cross_entropy(logits, batch.labels[labelled]),
-            functional.cross_entropy(
-                phones.transpose(1, 2), batch.phones, ignore_index=UNKNOWN_PHONE
-            ),
+            functional.cross_entropy(logits.float(), batch.labels[labelled]),
+            functional.cross_entropy(phones.float().transpose(1, 2), batch.phones, ignore_index=UNKNOWN_PHONE),
             _guide_loss(last, batch.spans, batch) + _guide_loss(before, written, batch) / 2,
         )
 
 
-def _attention(module: WhisperAttention, queries: Tensor, encoded: Tensor, bias: Tensor) -> Tensor:
+def _attention(module: WhisperAttention, queries: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
     """Cross-attention weights ``[B, heads, L, T]``; fused kernels do not give them out."""
+
     def heads(values: Tensor) -> Tensor:
         split = values.view(*values.shape[:-1], module.num_heads, module.head_dim)
         return split.transpose(1, 2)
 
-    keys = module.k_proj(encoded)
-    scores = heads(queries * module.scaling) @ heads(keys).transpose(2, 3)
+    with torch.autocast(queries.device.type, enabled=False):
+        scores = heads(queries.float() * module.scaling) @ heads(keys.float()).transpose(2, 3)
     return (scores + bias[:, None, None, :]).softmax(-1)
 
 

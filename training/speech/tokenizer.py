@@ -33,6 +33,11 @@ def language_tokens() -> list[str]:
     return [f"<|{code}|>" for code in list(LANGUAGES)[:99]]
 
 
+def word_token(word: str) -> str:
+    """The token of a word with the space before it, in the byte alphabet."""
+    return SPACE + "".join(_BYTES[byte] for byte in word.encode())
+
+
 def token_id(vocabulary: WhisperTokenizer, token: str) -> int:
     """The id of one token. Raises KeyError for a token the vocabulary lacks."""
     number = vocabulary.convert_tokens_to_ids(token)
@@ -46,7 +51,7 @@ def _pieces() -> tuple[dict[str, int], list[tuple[str, str]]]:
     merges: list[tuple[str, str]] = []
     for word in texts.words():
         prefix = SPACE
-        for letter in word:
+        for letter in word_token(word)[1:]:
             if prefix + letter not in vocabulary:
                 vocabulary[prefix + letter] = len(vocabulary)
                 merges.append((prefix, letter))
@@ -62,8 +67,14 @@ def build() -> WhisperTokenizer:
         vocab=vocabulary, merges=merges, unk_token=END, bos_token=END, eos_token=END, pad_token=END
     )
     special = [
-        START, *language_tokens(), TRANSLATE, TRANSCRIBE, "<|startoflm|>", PREVIOUS,
-        NO_SPEECH, NO_TIMESTAMPS,
+        START,
+        *language_tokens(),
+        TRANSLATE,
+        TRANSCRIBE,
+        "<|startoflm|>",
+        PREVIOUS,
+        NO_SPEECH,
+        NO_TIMESTAMPS,
     ]
     tokenizer.add_special_tokens({"extra_special_tokens": special})
     times = [AddedToken(f"<|{n * 0.02:.2f}|>", normalized=False) for n in range(TIMESTAMPS)]

@@ -1,6 +1,7 @@
 """Random batches of the second phase: pictures with questions, and conversations without.
 
-Every batch has one cell grid, so that its pictures go through the vision tower together.
+The first pictures of all rows share one cell grid, and so do the second ones, so that they go
+through the vision tower together.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from training.vision_language.answers import Turn
 from training.vision_language.chat import conversation, small_talk
 from training.vision_language.intents import SYSTEM
 from training.vision_language.packing import (
@@ -22,48 +24,62 @@ from training.vision_language.packing import (
     pack,
     start_prefix,
 )
-from training.vision_language.pixels import PictureSizes, Size
-from training.vision_language.questions import Turn, ask, ask_pair, caption
-from training.vision_language.scenes import Scene
-from training.vision_language.warmup import random_scenes
+from training.vision_language.pairs import ask_pair
+from training.vision_language.phrases import expand
+from training.vision_language.pixels import Picture, PictureSizes, Size
+from training.vision_language.questions import ask, describe
+from training.vision_language.tools import Offer, tools_text
+from training.vision_language.warmup import random_pictures
 
-# Odds of the four kinds of batch, and of one, two and three items in a scene.
-KINDS = {"picture": 48, "after": 8, "two": 8, "text": 36}
-ITEMS = (5, 3, 3)
-# Length of a row: a few questions behind a picture, or as many conversations.
-ROW_TOKENS = {"picture": 192, "two": 224, "text": 240}
+Pair = tuple[Picture, Picture]
+# Odds of the kinds of batch, and of a printed text and one to five items in a picture.
+KINDS = {"picture": 30, "print": 20, "after": 2, "two": 32, "text": 8, "tools": 5, "offered": 3}
+CONTENTS = (2, 3, 4, 6, 4, 3)
+PRINTS_ONLY = (1, 0, 0, 0, 0, 0)
+# In two pictures counts must often be equal, and printed texts are not compared.
+PAIR_CONTENTS = (1, 4, 5, 4, 1, 1)
+# Length of a row: some questions behind a picture, or as many conversations.
+ROW_TOKENS = {"picture": 176, "print": 0, "two": 224, "text": 176, "tools": 360, "offered": 360}
+# Odds of no system message and of the three forms of answer.
+STYLE_ODDS = {"": 55, "brief": 15, "full": 15, "json": 15}
 
 
 @dataclass
 class Batch:
-    """Rows to learn, and the scenes of all their pictures in order of appearance."""
+    """Rows to learn; `pictures` holds the first of every row, then the second, with their grids."""
 
     kind: str
     packed: Packed
-    scenes: list[Scene]
-    grid: Size
+    pictures: list[tuple[Size, list[Picture]]]
 
 
-def system_or_none(rng: random.Random) -> str | None:
-    """A system message in one row of four."""
-    return rng.choice(SYSTEM) if rng.random() < 0.25 else None
+def random_system(rng: random.Random) -> tuple[str, str]:
+    """A system message ("" for none) and the form of answer that it asks for."""
+    style = rng.choices(list(STYLE_ODDS), list(STYLE_ODDS.values()))[0]
+    if not style:
+        return "", "brief"
+    text = expand(rng, rng.choice(SYSTEM[style]))
+    if style != "brief" and rng.random() < 0.2:
+        text = f"You are a helpful assistant. {text}"
+    return text, style
 
 
-def turns_about(rng: random.Random, scene: Scene) -> list[Turn]:
-    """One question in most cases, else two, the second perhaps small talk."""
-    turns = [ask(rng, scene)]
-    if rng.random() < 0.15:
-        turns.append(ask(rng, scene) if rng.random() < 0.7 else small_talk(rng))
+def turns_about(rng: random.Random, picture: Picture) -> list[Turn]:
+    """One question in most cases, else up to three, the later ones now and then small talk."""
+    turns = [ask(rng, picture)]
+    for _ in range(rng.choices((0, 1, 2), (13, 4, 3))[0]):
+        turns.append(ask(rng, picture) if rng.random() < 0.85 else small_talk(rng))
     return turns
 
 
-def open_prefix(rng: random.Random, encode: Encode) -> Strand:
-    """A prefix, now and then with a turn of small talk before the picture."""
-    prefix = start_prefix(encode, system_or_none(rng))
-    if rng.random() < 0.08:
-        add_turns(encode, prefix, [small_talk(rng)])
+def open_prefix(rng: random.Random, encode: Encode) -> tuple[Strand, str]:
+    """A prefix, now and then with a turn of small talk before the picture, and its style."""
+    system, style = random_system(rng)
+    prefix = start_prefix(encode, system)
+    if rng.random() < 0.06:
+        add_turns(encode, prefix, [small_talk(rng)], style)
         prefix.add_text(encode(NEXT_TURN))
-    return prefix
+    return prefix, style
 
 
 def fill(row: Row, kind: str, draw: Callable[[], Strand]) -> Row:
@@ -80,52 +96,115 @@ def fill(row: Row, kind: str, draw: Callable[[], Strand]) -> Row:
         row.branches.append(strand)
 
 
-def picture_row(rng: random.Random, encode: Encode, grid: Size, scene: Scene) -> Row:
+def picture_row(rng: random.Random, encode: Encode, grid: Size, picture: Picture) -> Row:
     """Picture first, then branches with questions; the first asks for the caption."""
-    prefix = open_prefix(rng, encode)
+    prefix, style = open_prefix(rng, encode)
     prefix.add_picture(grid)
     # One caption in every row: it is asked most and hardest to get wholly right.
-    row = Row(prefix, [branch(encode, prefix, [caption(rng, scene)])])
-    return fill(row, "picture", lambda: branch(encode, prefix, turns_about(rng, scene)))
+    row = Row(prefix, [branch(encode, prefix, [describe(rng, picture)], style)])
+    return fill(row, "picture", lambda: branch(encode, prefix, turns_about(rng, picture), style))
 
 
-def after_row(rng: random.Random, encode: Encode, grid: Size, scene: Scene) -> Row:
+def print_row(rng: random.Random, encode: Encode, grid: Size, picture: Picture) -> Row:
+    """A printed text and two questions: there is little to ask, and many to be read."""
+    system, style = random_system(rng)
+    prefix = start_prefix(encode, system)
+    prefix.add_picture(grid)
+    return Row(prefix, [branch(encode, prefix, [ask(rng, picture)], style) for _ in range(2)])
+
+
+def after_row(rng: random.Random, encode: Encode, grid: Size, picture: Picture) -> Row:
     """The question first and the picture behind it; nothing can be shared then."""
-    prefix = open_prefix(rng, encode)
-    return Row(prefix, [branch(encode, prefix, turns_about(rng, scene), after=grid)])
+    prefix, style = open_prefix(rng, encode)
+    return Row(prefix, [branch(encode, prefix, turns_about(rng, picture), style, (grid,))])
 
 
-def two_row(rng: random.Random, encode: Encode, grid: Size, pair: list[Scene]) -> Row:
-    """Two pictures, either in one message or in two turns with questions about the newer."""
-    prefix = start_prefix(encode, system_or_none(rng))
+def offered_row(rng: random.Random, encode: Encode, grid: Size, picture: Picture) -> Row:
+    """A picture and tools that nothing asked about it needs."""
+    offer = Offer(rng, rng.choices((1, 2, 3), (5, 3, 2))[0])
+    prefix = start_prefix(encode, tools_text(offer.schemas))
     prefix.add_picture(grid)
-    if rng.random() < 0.5:
-        prefix.add_picture(grid)
-        return fill(Row(prefix), "two", lambda: branch(encode, prefix, [ask_pair(rng, *pair)]))
-    add_turns(encode, prefix, [ask(rng, pair[0])])
+    return fill(Row(prefix), "offered", lambda: branch(encode, prefix, [ask(rng, picture)]))
+
+
+def two_row(rng: random.Random, encode: Encode, grids: tuple[Size, Size], pair: Pair) -> Row:
+    """Two pictures: in one message, in two turns, or behind the question."""
+    system, style = random_system(rng)
+    prefix = start_prefix(encode, system)
+
+    def compared(after: tuple[Size, ...] = ()) -> Strand:
+        return branch(encode, prefix, [ask_pair(rng, *pair)], style, after)
+
+    pick = rng.random()
+    if pick < 0.08:
+        return Row(prefix, [compared(grids)])
+    prefix.add_picture(grids[0])
+    if pick < 0.8:
+        prefix.add_picture(grids[1])
+        return fill(Row(prefix), "two", compared)
+    add_turns(encode, prefix, [ask(rng, pair[0])], style)
     prefix.add_text(encode(NEXT_TURN))
-    prefix.add_picture(grid)
-    return fill(Row(prefix), "two", lambda: branch(encode, prefix, [ask(rng, pair[1])]))
+    prefix.add_picture(grids[1])
+
+    def newer() -> Strand:
+        turn = ask(rng, pair[1]) if rng.random() < 0.6 else ask_pair(rng, *pair)
+        return branch(encode, prefix, [turn], style)
+
+    return fill(Row(prefix), "two", newer)
 
 
 def text_row(rng: random.Random, encode: Encode) -> Row:
     """Conversations without pictures."""
-    prefix = start_prefix(encode, system_or_none(rng))
-    return fill(Row(prefix), "text", lambda: branch(encode, prefix, conversation(rng)))
+    system, style = random_system(rng)
+    prefix = start_prefix(encode, system)
+    return fill(Row(prefix), "text", lambda: branch(encode, prefix, conversation(rng), style))
+
+
+def tools_row(rng: random.Random, encode: Encode) -> Row:
+    """One to three tools on offer, and conversations that use them or do not."""
+    offer = Offer(rng, rng.choices((1, 2, 3), (5, 3, 2))[0])
+    system = expand(rng, rng.choice(SYSTEM["brief"])) + "\n\n" if rng.random() < 0.3 else ""
+    prefix = start_prefix(encode, system + tools_text(offer.schemas))
+
+    def draw() -> Strand:
+        pick = rng.random()
+        turns = offer.use(rng) if pick < 0.64 else [offer.lacking(rng)]
+        if pick > 0.84:
+            turns = [small_talk(rng)]
+        if rng.random() < 0.1:
+            turns += offer.use(rng)
+        # With a calculator every sum is a call; small talk would answer some itself.
+        kinds = {turn.kind for turn in turns}
+        calls = "calculate" in offer.names and "sum" in kinds
+        return draw() if calls or ("without tool" in kinds and pick > 0.84) else branch(encode, prefix, turns)
+
+    return fill(Row(prefix), "tools", draw)
+
+
+def two_batch(rng: random.Random, encode: Encode, sizes: PictureSizes, count: int) -> Batch:
+    """Rows with two pictures each, in half of the batches of two grids."""
+    one = sizes.grid(rng)
+    grids = (one, one if rng.random() < 0.5 else sizes.grid(rng))
+    sides = [random_pictures(rng, sizes, grid, count, PAIR_CONTENTS) for grid in grids]
+    rows = [two_row(rng, encode, grids, pair) for pair in zip(*sides, strict=True)]
+    return Batch("two", pack(rows), list(zip(grids, sides, strict=True)))
 
 
 def random_batch(rng: random.Random, encode: Encode, sizes: PictureSizes, size: int) -> Batch:
     """A batch of random kind with about the work of `size` one-picture rows."""
     kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
-    grid = sizes.grid(rng)
     if kind == "text":
-        return Batch(kind, pack([text_row(rng, encode) for _ in range(size)]), [], grid)
-    scenes = random_scenes(rng, sizes, grid, size, ITEMS)
-    # Half the rows with two pictures each keep the vision tower's work the same.
+        return Batch(kind, pack([text_row(rng, encode) for _ in range(size)]), [])
+    if kind == "tools":
+        return Batch(kind, pack([tools_row(rng, encode) for _ in range(size // 2)]), [])
     if kind == "two":
-        pairs = [scenes[k : k + 2] for k in range(0, size, 2)]
-        rows = [two_row(rng, encode, grid, pair) for pair in pairs]
-        return Batch(kind, pack(rows), scenes, grid)
-    make: Callable[[random.Random, Encode, Size, Scene], Row]
-    make = picture_row if kind == "picture" else after_row
-    return Batch(kind, pack([make(rng, encode, grid, scene) for scene in scenes]), scenes, grid)
+        # Fewer rows, since each has two pictures and is longer.
+        return two_batch(rng, encode, sizes, size * 5 // 8)
+    grid = sizes.grid(rng)
+    make: Callable[[random.Random, Encode, Size, Picture], Row]
+    make = {"picture": picture_row, "print": print_row, "after": after_row, "offered": offered_row}[kind]
+    # Short rows leave room for more of them.
+    count, odds = {"print": (size * 7 // 4, PRINTS_ONLY), "offered": (size // 2, CONTENTS)}.get(kind, (size, CONTENTS))
+    pictures = random_pictures(rng, sizes, grid, count, odds)
+    packed = pack([make(rng, encode, grid, picture) for picture in pictures])
+    return Batch(kind, packed, [(grid, pictures)])

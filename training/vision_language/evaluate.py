@@ -24,7 +24,7 @@ def evaluate(folder: Path, seed: int, size: int, misses: Path) -> dict[str, Scor
     scores: dict[str, Score] = defaultdict(lambda: Score(0, 0))
     with misses.open("w") as log:
         for case in all_cases(seed, size):
-            got = runner.answer(case.messages, case.pictures)
+            got = runner.answer(case.messages, case.pictures, case.tools or None)
             # No normalising: the forms are fixed, so anything else is a miss.
             right = got == case.expected
             before = scores[case.kind]
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=PRODUCT)
     parser.add_argument("--folder", type=Path, default=WORK, help="log of the training")
     parser.add_argument("--seed", type=int, default=2026)
-    parser.add_argument("--size", type=int, default=400, help="pictures in the largest group")
+    parser.add_argument("--size", type=int, default=200, help="scales the number of cases")
     parser.add_argument("--no-card", action="store_true", help="print only")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -16,6 +16,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from training.vision_language.intents import PRINTED
 from training.vision_language.loop import load
 from training.vision_language.model import build
 from training.vision_language.pixels import MAX_PIXELS, MEAN, MIN_PIXELS, STD
@@ -37,7 +38,7 @@ def write_model(checkpoint: Path, target: Path) -> None:
     load(checkpoint, {"model": model})
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False,
-        max_new_tokens=128,
+        max_new_tokens=160,
         eos_token_id=ids["<|im_end|>"],
         pad_token_id=ids["<|endoftext|>"],
     )
@@ -62,6 +63,11 @@ def write_processor(target: Path) -> None:
     ).save_pretrained(target)
 
 
+def write_words(target: Path) -> None:
+    """Writes words.txt, the words that are spelt, and read best, one a line."""
+    (target / "words.txt").write_text("\n".join(PRINTED) + "\n")
+
+
 def write_tokenizer(tokenizer: PreTrainedTokenizerFast, target: Path) -> None:
     """Writes tokenizer and chat template, without the traces of where it was loaded from."""
     # The kept tokenizer may be older than the template.
@@ -81,6 +87,7 @@ def export(work: Path, product: Path) -> None:
         write_model(work / "dialogue.pt", fresh)
         write_processor(fresh)
         write_tokenizer(load_tokenizer(work), fresh)
+        write_words(fresh)
         for path in sorted(fresh.iterdir()):
             # save_pretrained leaves weights readable by their owner alone.
             path.chmod(0o644)

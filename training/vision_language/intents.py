@@ -20,12 +20,19 @@ FIXED: tuple[tuple[str, tuple[str, ...], str], ...] = tuple(
 )
 # Wordings and answer with the slots <x> and <y>, and a table from x to y.
 FACTS: tuple[tuple[tuple[str, ...], str, dict[str, str]], ...] = tuple(
-    (tuple(entry["ask"]), entry["answer"], dict(pair.split(": ") for pair in entry["of"]))
-    for entry in _DATA["fact"]
+    (tuple(entry["ask"]), entry["answer"], dict(pair.split(": ") for pair in entry["of"])) for entry in _DATA["fact"]
 )
 NO_PICTURE: str = _DATA["no_picture"]
 UNKNOWN: str = _DATA["unknown"]
-OFF_TOPIC: tuple[str, ...] = tuple(_WORDS["off_topic"])
-SYSTEM: tuple[str, ...] = tuple(_WORDS["system"])
-WORDS: tuple[str, ...] = tuple(_WORDS["words"].split())
-NAMES: tuple[str, ...] = tuple(_WORDS["names"].split())
+CANNOT_KNOW: str = _DATA["cannot_know"]
+OFF_TOPIC: tuple[str, ...] = tuple(_WORDS["questions"]["off_topic"])
+# System messages by the form of answer that they ask for.
+SYSTEM: dict[str, tuple[str, ...]] = {name: tuple(texts) for name, texts in _WORDS["system"].items()}
+
+
+def _words(name: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_WORDS["text"][name].split()))
+
+
+WORDS, NAMES, PRINTED = _words("words"), _words("names"), _words("printed")
+CITIES, GENRES, SONGS = _words("cities"), _words("genres"), _words("songs")

@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 
 import torch
 
+from training.vision_language.answers import Turn
 from training.vision_language.pixels import Size
-from training.vision_language.questions import Turn
 from training.vision_language.tokenizer import special_ids
 
 IDS = special_ids()
 IMAGE, END = IDS["<|image_pad|>"], IDS["<|im_end|>"]
 Encode = Callable[[str], list[int]]
 NEXT_TURN = "<|im_end|>\n<|im_start|>user\n"
+PAD_TO = 16
 ANSWER = "<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -59,32 +60,36 @@ class Row:
     branches: list[Strand] = field(default_factory=list)
 
 
-def start_prefix(encode: Encode, system: str | None) -> Strand:
-    """A prefix up to the point where the first user text begins."""
+def start_prefix(encode: Encode, system: str) -> Strand:
+    """A prefix up to the point where the first user text begins; "" is no system message."""
     strand = Strand()
-    if system is not None:
+    if system:
         strand.add_text(encode(f"<|im_start|>system\n{system}<|im_end|>\n"))
     strand.add_text(encode("<|im_start|>user\n"))
     return strand
 
 
-def add_turns(encode: Encode, strand: Strand, turns: list[Turn], after: Size | None = None) -> None:
-    """Appends turns; with `after`, a picture of that grid follows the first question."""
+def add_turns(
+    encode: Encode, strand: Strand, turns: list[Turn], style: str = "brief", after: tuple[Size, ...] = ()
+) -> None:
+    """Appends turns; pictures of the grids in `after` follow the first question."""
     for index, turn in enumerate(turns):
         strand.add_text(encode((NEXT_TURN if index else "") + turn.question))
-        if after is not None and index == 0:
-            strand.add_picture(after)
+        for grid in after if index == 0 else ():
+            strand.add_picture(grid)
         strand.add_text(encode(ANSWER))
-        answer = [*encode(turn.answer), END]
+        answer = [*encode(turn.reply(style)), END]
         # A plain mean over tokens would let captions drown the one-word answers.
-        strand.add_text(answer, len(answer) ** -0.5)
+        strand.add_text(answer, len(answer) ** -0.5 if turn.learnt else 0.0)
 
 
-def branch(encode: Encode, prefix: Strand, turns: list[Turn], after: Size | None = None) -> Strand:
+def branch(
+    encode: Encode, prefix: Strand, turns: list[Turn], style: str = "brief", after: tuple[Size, ...] = ()
+) -> Strand:
     """A branch of `turns` that goes on where the prefix ends."""
     # Every branch starts at the same position, as if it were the only one.
     strand = Strand(at=prefix.at)
-    add_turns(encode, strand, turns, after)
+    add_turns(encode, strand, turns, style, after)
     return strand
 
 
@@ -116,6 +121,8 @@ def pack(rows: list[Row]) -> Packed:
     """Puts rows side by side and pads them to the longest."""
     strands = [[row.prefix, *row.branches] for row in rows]
     length = max(sum(len(part.ids) for part in parts) for parts in strands)
+    # Every new length costs the CPU's matrix library some time to prepare for it.
+    length += -length % PAD_TO
     ids = torch.full((len(rows), length), IDS["<|endoftext|>"])
     positions = torch.zeros(3, len(rows), length, dtype=torch.long)
     owner = torch.full((len(rows), length), -1)

@@ -12,8 +12,8 @@ ALTERNATIVE = re.compile(r"\{([^{}]*)\}")
 PIC = "{picture|picture|image|image|photo|drawing}"
 THE = "{the|the|this}"
 IN = "{in|in|on}"
-THINGS = "{objects|objects|shapes|shapes|things|figures|items}"
-THING = "{object|object|shape|thing|figure|item}"
+THINGS = "{objects|objects|objects|shapes|shapes|things|figures|items}"
+THING = "{object|object|object|shape|thing|figure|item}"
 COLOUR = "{colour|color}"
 WHERE = f"{{|| in {THE} {PIC}| {{in|on}} {THE} {PIC}| here}}"
 
@@ -49,11 +49,13 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         f"How many {THINGS}?",
     ),
     "count colour": (
+        "How many <colour> {objects|shapes}?",
         f"How many <colour> {THINGS} {{are there|do you see|can you see}}{WHERE}?",
         f"How many {THINGS} are <colour>?",
         f"{{Count|Please count}} the <colour> {THINGS}.",
     ),
     "count shape": (
+        "How many <shape>s?",
         f"How many <shape>s {{are there|do you see|can you see|are}}{WHERE}?",
         "{Count|Please count} the <shape>s.",
         f"How many of the {THINGS} are <shape>s?",
@@ -80,7 +82,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         f"{{Do|Can}} you see <kind>{WHERE}?",
         f"Does {THE} {PIC} {{show|contain|have}} <kind>?",
     ),
-    "is it": ("Is the <shape> <colour>?",),
+    "is it": ("Is the <shape> <colour>?", "Is the <shape> <colour>?", "Does the <shape> have the colour <colour>?"),
     "colour": (
         f"{{What|Which}} {COLOUR} {{is|has}} the <shape>{WHERE}?",
         f"What {COLOUR} is the <shape>?",
@@ -117,23 +119,85 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         f"{{What is|Which is|Name}} the rightmost {THING}?",
     ),
     "middle": (
-        "{What is|What's} in the {middle|centre|center}?",
+        "{What is|What's} in the {middle|middle|centre|center}{| of the picture| of the image}?",
         f"Which {THING} is in the middle?",
     ),
+    "beside left": (
+        "{What is|What's} {left of|to the left of|left of|on the left of} <ref>?",
+        f"Which {THING} is {{left of|to the left of}} <ref>?",
+    ),
+    "beside right": (
+        "{What is|What's} {right of|to the right of|right of|on the right of} <ref>?",
+        f"Which {THING} is {{right of|to the right of}} <ref>?",
+    ),
+    "where": (
+        f"Where is <ref>{WHERE}?",
+        "Where is <ref>?",
+        f"{{Where in {THE} {PIC} is|In which part of {THE} {PIC} is|Where do you see}} <ref>?",
+        "{What is|Tell me|Name} the {position|place|location} of <ref>?",
+    ),
+    "biggest": (
+        f"{{Which|What}} {THING} is the {{biggest|biggest|largest}}{WHERE}?",
+        f"{{What is|What's|Name}} the {{biggest|largest}} {THING}{WHERE}?",
+    ),
+    "smallest": (
+        f"{{Which|What}} {THING} is the smallest{WHERE}?",
+        f"{{What is|What's|Name}} the smallest {THING}{WHERE}?",
+    ),
+    "bigger": (
+        "Is <ref> {bigger|bigger|larger} than <other>?",
+        "Is <ref> {bigger|larger} than <other>?",
+    ),
+    "smaller": ("Is <ref> smaller than <other>?",),
+    "read": (
+        "What does {it|it|the text|the picture|the image|this} say?",
+        f"Read the {{text|text|writing}}{WHERE}.",
+        f"{{What is|What's}} {{printed|written}}{WHERE}?",
+        f"What {{text|writing}} {{is printed|is written|is there|do you see|can you read}}{WHERE}?",
+        "{Please read|Can you read|Read} {it|this|the text|what is written|what it says}{.|?|}",
+        "What can you read{| here| in the picture}?",
+        f"{{Transcribe|Read}} {THE} {PIC}.",
+    ),
+    "read number": (
+        "{What|Which} number {is|is} {printed|printed|written|shown|this|it|there}?",
+        f"{{What|Which}} number {{do you see|can you see|is}} {IN} {THE} {PIC}?",
+        "{Read|Tell me} the number.",
+        "What is the number?",
+    ),
+    "read word": (
+        "{What|Which} word {is|is} {printed|printed|written|shown|this|it|there}?",
+        f"{{What|Which}} word {{do you see|can you see|is}} {IN} {THE} {PIC}?",
+        "{Read|Tell me} the word.",
+        "What is the word?",
+    ),
     "pair both": (
-        "{What is|What's} in {the|these|these two|the two|both} {pictures|images}?",
+        "{What is|What's} in {the|the|these|these two|the two|both} {pictures|pictures|images}?",
         "Describe {the|these|both|the two} {pictures|images}.",
         "What do you see{| in the pictures| in the images}?",
         "What do the {two |}{pictures|images} show?",
-        "{Compare|Tell me about} {the|these|the two} {pictures|images}.",
+        "{Caption|Tell me about} {the|these|the two} {pictures|images}.",
     ),
     "pair first": (
-        "{What is|What's} in the first {picture|image}?",
+        "{What is|What's|What do you see} in the first {picture|picture|image}?",
         "Describe the first {picture|image}{| only}.",
+        "What does the first {picture|image} show?",
     ),
     "pair second": (
-        "{What is|What's} in the {second|second|last} {picture|image}?",
+        "{What is|What's|What do you see} in the {second|second|second|last} {picture|picture|image}?",
         "Describe the {second|second|last} {picture|image}{| only}.",
+        "What does the second {picture|image} show?",
+    ),
+    "pair more": (
+        "Which {picture|picture|image} {has|has|shows|contains} more <things>?",
+        "Which {picture|picture|image} {has|has|shows|contains} more <things>?",
+        "Which of the {two |}{pictures|images} {has|shows|contains} more <things>?",
+        "{In which|In which|Which} {picture|image} {are there more <things>|are more <things>|has more <things>}?",
+    ),
+    "pair shows": (
+        "Which {picture|picture|image} {shows|shows|has|contains} <kind>?",
+        "Which {picture|picture|image} {shows|shows|has|contains} <kind>?",
+        "In which {picture|image} is {there |}<kind>?",
+        "In which {picture|image} {do|can} you see <kind>?",
     ),
 }
 

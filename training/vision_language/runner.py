@@ -30,11 +30,12 @@ class Runner:
         load: Any = AutoImageProcessor.from_pretrained
         self.processor = load(folder)
 
-    def inputs(self, messages: list[Message], pictures: list[Image.Image]) -> dict[str, Any]:
+    def inputs(
+        self, messages: list[Message], pictures: list[Image.Image], tools: list[Message] | None = None
+    ) -> dict[str, Any]:
         """Model inputs; each picture's pad token is repeated once per merged cell."""
-        text = str(
-            self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        )
+        render: Any = self.tokenizer.apply_chat_template
+        text = str(render(messages, tools=tools, tokenize=False, add_generation_prompt=True))
         seen: dict[str, Any] = {}
         if pictures:
             seen = dict(self.processor(pictures, return_tensors="pt"))
@@ -48,9 +49,9 @@ class Runner:
         return {"input_ids": ids} | seen
 
     @torch.inference_mode()
-    def answer(self, messages: list[Message], pictures: list[Image.Image]) -> str:
+    def answer(self, messages: list[Message], pictures: list[Image.Image], tools: list[Message] | None = None) -> str:
         """The model's reply to a conversation."""
-        inputs = self.inputs(messages, pictures)
+        inputs = self.inputs(messages, pictures, tools)
         # State of the last call, which the library would reuse.
         self.model.model.rope_deltas = None
         output = self.model.generate(**inputs)

@@ -15,6 +15,8 @@ from PIL import Image, ImageDraw
 
 RGB = tuple[int, int, int]
 Points = tuple[tuple[float, float], ...]
+# Centre and half the extent (x, y, radius) in pixels.
+Spot = tuple[float, float, float]
 
 SHAPES = ("circle", "square", "triangle", "star")
 # First the tone that the name means in PIL or CSS, then others a person would call the same.
@@ -27,10 +29,10 @@ COLOURS: dict[str, tuple[RGB, ...]] = {
     "orange": ((255, 165, 0), (255, 140, 0), (255, 128, 0), (240, 130, 30)),
     "black": ((0, 0, 0), (20, 20, 20), (40, 40, 40)),
 }
-# Largest extent of an item as a share of the shorter side, by number of items.
-EXTENTS = {1: (0.14, 0.74), 2: (0.14, 0.46), 3: (0.14, 0.34)}
+# Smallest and largest extent of an item as a share of the shorter side, by number of items.
+EXTENTS = {1: (0.12, 0.8), 2: (0.12, 0.5), 3: (0.12, 0.4), 4: (0.12, 0.34), 5: (0.11, 0.3)}
 # Centres nearer than this share of the width make "left to right" a matter of taste.
-MIN_GAP_X = 0.08
+MIN_GAP_X = 0.045
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Item:
     x: float
     y: float
     radius: float
-    fill: RGB
+    fill: RGB | None
     outline: RGB | None
     line_width: int
     points: Points
@@ -114,8 +116,7 @@ def star_points(rng: random.Random) -> Points:
     start = -90.0 if rng.random() < 0.8 else rng.uniform(0, 360)
     angles = (math.radians(start + 180 * k / count) for k in range(2 * count))
     return tuple(
-        (math.cos(a) * (inner if k % 2 else 1), math.sin(a) * (inner if k % 2 else 1))
-        for k, a in enumerate(angles)
+        (math.cos(a) * (inner if k % 2 else 1), math.sin(a) * (inner if k % 2 else 1)) for k, a in enumerate(angles)
     )
 
 
@@ -125,42 +126,57 @@ def unit_points(rng: random.Random, shape: str) -> Points:
     return makers[shape](rng) if shape in makers else ()
 
 
-def random_outline(rng: random.Random, fill: RGB, radius: float) -> tuple[RGB | None, int]:
-    """Outline colour and width in pixels; most items have none."""
-    if rng.random() < 0.6:
-        return None, 0
+def random_looks(rng: random.Random, fill: RGB, radius: float) -> tuple[RGB | None, RGB | None, int]:
+    """Fill, outline colour and outline width in pixels; most items have a fill and no outline."""
+    pick = rng.random()
+    if pick < 0.62:
+        return fill, None, 0
+    if pick < 0.68:
+        # A bare outline needs some width, or shrinking the picture washes it out.
+        return None, fill, round(max(2.0, radius * rng.uniform(0.12, 0.3)))
     # A black line around a black shape is harmless, so the fill is not looked at.
     shade = (fill[0] // 2, fill[1] // 2, fill[2] // 2)
     dark = (0, 0, 0) if rng.random() < 0.7 else (70, 70, 70)
     colour = dark if rng.random() < 0.7 else shade
-    return colour, rng.randint(1, max(1, min(8, int(radius / 8))))
+    return fill, colour, rng.randint(1, max(1, min(8, int(radius / 8))))
 
 
-def random_item(rng: random.Random, x: float, y: float, radius: float) -> Item:
-    """An item of random kind and looks at a given place."""
-    shape, colour = rng.choice(SHAPES), rng.choice(tuple(COLOURS))
+def random_kinds(rng: random.Random, count: int) -> list[tuple[str, str]]:
+    """Shape and colour of every item; often from a small choice, so that kinds repeat."""
+    shapes: list[str] = list(SHAPES)
+    colours: list[str] = list(COLOURS)
+    if count > 1 and rng.random() < 0.3:
+        shapes = rng.sample(shapes, rng.choice((1, 2)))
+    if count > 1 and rng.random() < 0.3:
+        colours = rng.sample(colours, rng.choice((1, 2, 3)))
+    return [(rng.choice(shapes), rng.choice(colours)) for _ in range(count)]
+
+
+def random_item(rng: random.Random, kind: tuple[str, str], spot: Spot) -> Item:
+    """An item of a kind with random looks at a given (x, y, radius)."""
+    shape, colour = kind
     tones = COLOURS[colour]
     # Users type pure colours, so those get more than their share.
-    tone = tones[0] if rng.random() < 0.4 else rng.choice(tones)
-    fill = tone if rng.random() < 0.5 else jitter(rng, tone, 14)
-    outline, line_width = random_outline(rng, fill, radius)
+    tone = tones[0] if rng.random() < 0.5 else rng.choice(tones)
+    tone = tone if rng.random() < 0.6 else jitter(rng, tone, 14)
+    fill, outline, line_width = random_looks(rng, tone, spot[2])
     points = unit_points(rng, shape)
-    return Item(shape, colour, x, y, radius, fill, outline, line_width, points)
+    return Item(shape, colour, *spot, fill, outline, line_width, points)
 
 
-def overlaps(one: tuple[float, float, float], other: tuple[float, float, float]) -> bool:
+def overlaps(one: Spot, other: Spot) -> bool:
     """Whether two (x, y, radius) boxes touch or come nearer than a small gap."""
     reach = (one[2] + other[2]) * 1.06
     return abs(one[0] - other[0]) < reach and abs(one[1] - other[1]) < reach
 
 
-def place(rng: random.Random, width: int, height: int, count: int) -> list[tuple[float, ...]]:
+def place(rng: random.Random, width: int, height: int, count: int) -> list[Spot]:
     """Non-overlapping (x, y, radius) spots whose x centres are told apart easily."""
     low, high = EXTENTS[count]
     # The floor follows the area: in a wide strip a share of the height would be a few pixels.
     side, floor, shrink = min(width, height), low * math.sqrt(width * height), 1.0
     while True:
-        spots: list[tuple[float, float, float]] = []
+        spots: list[Spot] = []
         for _ in range(count):
             radius = max(floor, side * rng.uniform(low, high) * shrink) / 2
             x = rng.uniform(radius, width - radius)
@@ -172,33 +188,42 @@ def place(rng: random.Random, width: int, height: int, count: int) -> list[tuple
         shrink = max(0.4, shrink * 0.97)
 
 
-def random_row(rng: random.Random, width: int, height: int, count: int) -> list[tuple[float, ...]]:
-    """Spots in one neat row, the way a person lays out a test picture."""
+def random_row(rng: random.Random, width: int, height: int, count: int) -> list[Spot]:
+    """Spots in a neat row of equal columns, the way a person lays out a test picture."""
     pitch = width / count
-    radius = min(pitch, height) * rng.uniform(0.22, 0.42)
-    y = height * (0.5 if rng.random() < 0.6 else rng.uniform(0.45, 0.55))
-    return [(pitch * (k + 0.5), y, radius) for k in range(count)]
+    same, level = rng.uniform(0.22, 0.45), rng.random() < 0.7
+    spots = []
+    for index in range(count):
+        share = same if rng.random() < 0.6 else rng.uniform(0.2, 0.46)
+        radius = max(min(pitch, height) * share, 0.05 * math.sqrt(width * height))
+        radius = min(radius, 0.49 * pitch, 0.49 * height)
+        y = height / 2 if level else rng.uniform(radius, height - radius)
+        spots.append((pitch * (index + 0.5), y, radius))
+    return spots
 
 
 def random_background(rng: random.Random) -> RGB:
-    """White in two cases of five, else a light grey or tint."""
+    """White in every other case, else a light grey or tint."""
     pick = rng.random()
-    if pick < 0.4:
+    if pick < 0.5:
         return (255, 255, 255)
-    if pick < 0.6:
+    if pick < 0.7:
         grey = rng.randint(205, 254)
         return (grey, grey, grey)
     return (rng.randint(205, 255), rng.randint(205, 255), rng.randint(205, 255))
 
 
 def random_scene(rng: random.Random, width: int, height: int, count: int) -> Scene:
-    """A scene of `count` items (1 to 3) on a picture of the given size."""
+    """A scene of `count` items (1 to 5) on a picture of the given size."""
     # Most test pictures in the world are neat rows.
-    neat = rng.random() < 0.25
+    neat = rng.random() < 0.3
     spots = (random_row if neat else place)(rng, width, height, count)
-    items = tuple(random_item(rng, *spot) for spot in spots)
-    noise = rng.randint(2, 8) if rng.random() < 0.08 else 0
-    return Scene(width, height, random_background(rng), rng.random() < 0.35, noise, items)
+    kinds = random_kinds(rng, count)
+    items = tuple(random_item(rng, *pair) for pair in zip(kinds, spots, strict=True))
+    noise = rng.randint(2, 8) if rng.random() < 0.06 else 0
+    # Large pictures get smooth enough when they are shrunk, and take four times as long.
+    smooth = rng.random() < 0.35 and width * height < 400_000
+    return Scene(width, height, random_background(rng), smooth, noise, items)
 
 
 def draw_item(pen: ImageDraw.ImageDraw, item: Item, scale: int) -> None:
@@ -207,10 +232,7 @@ def draw_item(pen: ImageDraw.ImageDraw, item: Item, scale: int) -> None:
     if item.shape == "circle":
         pen.ellipse(item.box(scale), fill=item.fill, outline=item.outline, width=width)
         return
-    corners = [
-        ((item.x + item.radius * px) * scale, (item.y + item.radius * py) * scale)
-        for px, py in item.points
-    ]
+    corners = [((item.x + item.radius * px) * scale, (item.y + item.radius * py) * scale) for px, py in item.points]
     pen.polygon(corners, fill=item.fill, outline=item.outline, width=max(1, width))
 
 

@@ -1,4 +1,4 @@
-"""Recordings of a pure tone, in any format, made when the test runs."""
+"""Recordings of a pure tone or something like a voice, in any format, made when the test runs."""
 
 from __future__ import annotations
 
@@ -20,17 +20,26 @@ def tone(seconds: float, rate: int, channels: int = 1) -> Array:
     return np.stack([wave] * channels, axis=1)
 
 
+def voice(seconds: float, seed: int = 0) -> Array:
+    """What a detection takes for a voice, [samples] at 16 kHz: harmonics of 120 Hz, louder and softer."""
+    times = np.arange(round(seconds * 16_000)) / 16_000
+    buzz = sum(np.sin(2 * np.pi * (120 + seed) * number * times) / number for number in range(1, 20))
+    return (buzz * (0.6 + 0.4 * np.sin(2 * np.pi * 4 * times)) * 0.2).astype(np.float32)
+
+
 def by_soundfile(samples: Array, rate: int, kind: str = "WAV", subtype: str = "PCM_16") -> bytes:
     file = BytesIO()
     soundfile.write(file, samples, rate, format=kind, subtype=subtype)
     return file.getvalue()
 
 
-def by_ffmpeg(samples: Array, rate: int, kind: str, codec: str) -> bytes:
-    """Stereo samples [n, 2] in a container of FFmpeg's name `kind`."""
+def by_ffmpeg(samples: Array, rate: int, kind: str, codec: str, bit_rate: int | None = None) -> bytes:
+    """Stereo samples [n, 2] in a container of FFmpeg's name `kind`; bit_rate in bits a second."""
     file = BytesIO()
     with av.open(file, "w", format=kind) as container:
         stream: Any = container.add_stream(codec, rate=rate, layout="stereo")
+        if bit_rate:
+            stream.bit_rate = bit_rate
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T), format="fltp", layout="stereo")
         frame.sample_rate = rate
         resampler = av.AudioResampler(stream.format.name, "stereo", rate, frame_size=stream.frame_size)

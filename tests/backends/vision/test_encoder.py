@@ -18,7 +18,7 @@ from tests.backends.vision import tiny
 SIZES = [(64, 64), (130, 70), (56, 140), (64, 64)]
 
 
-@pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl", "llava"])
+@pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny.save(tmp_path_factory.mktemp("models"), request.param))
 
@@ -33,8 +33,10 @@ def reference(folder: str, image: PixelInput) -> np.ndarray:  # type: ignore[typ
     model = AutoModelForImageTextToText.from_pretrained(folder).eval()
     grid = {} if folder.endswith("llava") else {"image_grid_thw": torch.from_numpy(image.grid)[None]}
     with torch.no_grad():
-        features = model.get_image_features(pixel_values=torch.from_numpy(image.pixel_values), **grid).pooler_output
-    return np.asarray(features[0])
+        found = model.get_image_features(pixel_values=torch.from_numpy(image.pixel_values), **grid)
+    # Features of later layers (DeepStack) beside those of the first.
+    deep = [level[0] for level in getattr(found, "deepstack_features", None) or []]
+    return np.concatenate([found.pooler_output[0], *deep], axis=-1)
 
 
 def test_together_and_alone_equal_hugging_face(folder: str) -> None:
@@ -64,5 +66,5 @@ def test_pixels_that_do_not_fit_their_grid_are_refused(tmp_path: Path) -> None:
     encoder = VisionEncoder(str(tiny.save(tmp_path, "qwen2_vl")))
     for shape in [(16, 1000), (15, 1176), (16 * 1176,)]:
         with pytest.raises(InvalidInput, match="does not fit the grid"):
-            encoder.check(PixelInput(np.zeros(shape, np.float32), np.array([1, 4, 4])))
-    encoder.check(PixelInput(np.zeros((16, 1176), np.float32), np.array([1, 4, 4])))
+            encoder.check(PixelInput(np.zeros(shape, np.float32), np.array([1, 4, 4]), np.array([56, 56])))
+    encoder.check(PixelInput(np.zeros((16, 1176), np.float32), np.array([1, 4, 4]), np.array([56, 56])))

@@ -43,6 +43,27 @@ def test_bounds_replace_those_of_the_checkpoint(qwen: str) -> None:
     assert small.grid.tolist() == [1, 4, 4]
 
 
+@pytest.mark.parametrize(
+    ("wish", "grid"),
+    [
+        ((0, 0), [1, 20, 20]),
+        ((0, 56 * 56), [1, 8, 8]),
+        ((140 * 140, 168 * 168), [1, 12, 12]),
+        ((1000 * 1000, 0), [1, 20, 20]),
+        ((0, 1), [1, 8, 8]),
+    ],
+)
+def test_one_image_may_wish_inside_the_servers_bounds(qwen: str, wish: tuple[int, int], grid: list[int]) -> None:
+    processor = PixelProcessor(qwen, min_pixels=112 * 112, max_pixels=280 * 280)
+    assert processor(noise(500, 500), *wish).grid.tolist() == grid
+
+
+def test_a_wish_must_not_exclude_itself(qwen: str) -> None:
+    with pytest.raises(InvalidInput, match="more than max_pixels") as caught:
+        PixelProcessor(qwen)(noise(50, 50), 100, 50)
+    assert caught.value.field == "min_pixels"
+
+
 @pytest.mark.parametrize("bounds", [(200 * 200, 0), (0, 28 * 28), (100 * 100, 50 * 50)])
 def test_bounds_that_exclude_each_other_are_refused(qwen: str, bounds: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="exclude each other"):

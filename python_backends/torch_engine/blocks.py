@@ -1,0 +1,54 @@
+"""Attention of a chunk of a prompt in bfloat16 on CPU, by matrix products of a few rows at a time.
+
+PyTorch's own kernel packs the keys anew for every query head. Here the heads that share keys are the rows of one
+matrix, and blocks are small enough that their scores stay in the processor's cache: about twice as fast, for one more
+rounding of the scores to bfloat16, which the library's plain attention has, too.
+"""
+
+from __future__ import annotations
+
+import torch
+
+# Of 16 to 256 rows the quickest, for 256 to 1,024 tokens.
+_ROWS = 64
+
+
+def attend_blocks(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    start: int,
+    window: int | None,
+    scaling: float | None,
+) -> torch.Tensor:
+    """query [rows, heads, head_dim], of tokens from `start` on; keys and values [kv_heads, start + rows, head_dim].
+
+    Returns [rows, heads, value_dim]. A token sees itself and what is before it, in a window of w only w - 1 tokens.
+    """
+    output = query.new_empty(*query.shape[:2], values.shape[-1])
+    scaled = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    for first in range(0, len(query), _ROWS):
+        rows = slice(first, min(first + _ROWS, len(query)))
+        seen = slice(0 if window is None else max(0, start + first - window + 1), start + rows.stop)
+        output[rows] = _attend(scaled[rows], keys[:, seen], values[:, seen], start + first - seen.start, window)
+    return output
+
+
+def _attend(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, position: int, window: int | None
+) -> torch.Tensor:
+    """One block, whose first row is the token at `position` of the keys [kv_heads, length, head_dim]."""
+    rows, heads, head_dim = query.shape
+    grouped = query.transpose(0, 1).reshape(len(keys), -1, head_dim)
+    scores = torch.bmm(grouped, keys.transpose(1, 2))
+    by_row = scores.view(len(keys), -1, rows, keys.shape[1])
+    # Of the last columns a row sees its own and those before it.
+    by_row[..., position:].masked_fill_(_triangle(rows, rows).triu(1), -torch.inf)
+    if window is not None and keys.shape[1] > window:
+        by_row.masked_fill_(_triangle(rows, keys.shape[1]).tril(position - window), -torch.inf)
+    attended = torch.bmm(scores.softmax(-1), values)
+    return attended.view(heads, rows, -1).transpose(0, 1)
+
+
+def _triangle(rows: int, columns: int) -> torch.Tensor:
+    return torch.ones(rows, columns, dtype=torch.bool)

@@ -1,0 +1,122 @@
+"""Matrix multiplications with re-packed weights: PyTorch's own kernels (oneDNN and ATen), chosen by `quantization`.
+
+Each kernel takes a weight [out, in] and an optional bias [out], keeps what it needs in its own layout, and maps
+x [..., in] to [..., out] in x's type. Decoding reads every weight once per step, so bytes per weight are its speed.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+_PACK_BF16 = torch.ops.mkldnn._reorder_linear_weight
+_LINEAR_BF16 = torch.ops.mkldnn._linear_pointwise
+_PACK_INT8 = torch.ops.onednn.qlinear_prepack
+_LINEAR_INT8 = torch.ops.onednn.qlinear_pointwise
+# Unsigned activations: oneDNN has quick kernels for those only.
+_ZERO_POINT = 128
+# Weights that share a scale and a zero; the ATen kernel allows 32, 64, 128 and 256.
+_INT4_GROUP = 32
+
+
+class Kernel(Protocol):
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, rows: int) -> None:
+        """`rows` is the number of rows that x has most often."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
+
+
+class PackedBf16:
+    """The plain product; oneDNN's blocked layout streams about twice as fast as rows."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, rows: int) -> None:
+        self._weight, self._bias = _PACK_BF16(weight.contiguous(), rows), bias
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return _as_tensor(_LINEAR_BF16(x, self._weight, self._bias, "none", [], ""))
+
+
+class Int8:
+    """Weights int8 with a scale per output, activations int8 with a scale per row: integer products (VNNI)."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, rows: int) -> None:
+        rounded, self._scale = int8_weight(weight)
+        self._weight = _PACK_INT8(rounded, None)
+        self._zero = torch.zeros(len(weight), dtype=torch.int32)
+        self._bias = bias
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        # A row of zeros must not become a division by zero.
+        scale = flat.abs().amax(-1, keepdim=True).float().clamp_min_(1e-8).div_(127)
+        # Adding a half and cutting off rounds, for nothing here is negative.
+        rounded = torch.div(flat, scale).add_(_ZERO_POINT + 0.5).to(torch.uint8)
+        product = _LINEAR_INT8(
+            rounded, 1.0, _ZERO_POINT, self._weight, self._scale, self._zero,
+            None, 1.0, 0, torch.float32, "none", [], "",
+        )  # fmt: skip
+        product = product.mul_(scale).to(x.dtype).view(*x.shape[:-1], -1)
+        return _as_tensor(product if self._bias is None else product.add_(self._bias))
+
+
+class Int8WeightOnly:
+    """Weights int8 with a scale per output; activations and products as they were."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, rows: int) -> None:
+        self._weight, scale = int8_weight(weight)
+        self._scale, self._bias = scale.to(weight.dtype), bias
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        product = torch._weight_int8pack_mm(x.reshape(-1, x.shape[-1]), self._weight, self._scale)
+        product = product.view(*x.shape[:-1], -1)
+        return product if self._bias is None else product.add_(self._bias)
+
+
+class Int4WeightOnly:
+    """Weights int4, a scale and a zero for every 32 of them."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, rows: int) -> None:
+        rounded, self._scales = int4_weight(weight, _INT4_GROUP)
+        # The second argument belongs to the CUDA layout and is not used here.
+        self._weight = torch.ops.aten._convert_weight_to_int4pack_for_cpu(rounded, 1)
+        self._bias = bias
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        product = torch.ops.aten._weight_int4pack_mm_for_cpu(flat, self._weight, _INT4_GROUP, self._scales)
+        product = product.view(*x.shape[:-1], -1)
+        return _as_tensor(product if self._bias is None else product.add_(self._bias))
+
+
+KERNELS: dict[str, type[Kernel]] = {
+    "none": PackedBf16,
+    "int8": Int8,
+    "int8_weight_only": Int8WeightOnly,
+    "int4_weight_only": Int4WeightOnly,
+}
+
+
+def int8_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Symmetric rounding: weight [out, in] -> int8 [out, in], scale [out] float32, weight ~ int8 * scale."""
+    scale = weight.abs().amax(1).float().clamp_min(1e-8) / 127
+    return (weight / scale[:, None]).round_().clamp_(-127, 127).to(torch.int8), scale
+
+
+def int4_weight(weight: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rounding to 16 levels between the least and the greatest of each group along the inputs.
+
+    weight [out, in] -> int32 [out, in] in 0..15, and [in / group, out, 2] of scale and middle in the weight's type:
+    weight ~ (int4 - 8) * scale + middle.
+    """
+    groups = weight.float().view(len(weight), -1, group)
+    least, greatest = groups.aminmax(dim=-1, keepdim=True)
+    scale = ((greatest - least) / 15).clamp_min_(1e-8)
+    rounded = ((groups - least) / scale).round_().clamp_(0, 15).to(torch.int32).view(weight.shape)
+    scales = torch.cat([scale, least + 8 * scale], dim=-1).transpose(0, 1)
+    return rounded, scales.to(weight.dtype).contiguous()
+
+
+def _as_tensor(value: object) -> torch.Tensor:
+    assert isinstance(value, torch.Tensor)
+    return value

@@ -1,0 +1,113 @@
+"""Linear layers re-packed on CPU, once, after loading.
+
+Layers of one module that read the same input become one matrix: a few large ones stream faster than many small ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from torch import nn
+
+from python_backends.torch_engine.kernels import KERNELS, Kernel
+
+# Children of one module that are called one after the other with the same input, in the order of their calls.
+_SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+# oneDNN's kernel for 1 to 3 rows streams weights slower than the one for 4.
+_MIN_ROWS = 4
+
+
+class PackedLinear(nn.Module):
+    """x [..., in] -> [..., out]."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__()
+        self.kernel = kernel
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.kernel(x)
+
+
+class Part(nn.Module):
+    """One of several layers with the same input: the first call computes all, the others take their columns."""
+
+    def __init__(self, shared: Shared, columns: slice) -> None:
+        super().__init__()
+        self.shared, self._columns = shared, columns
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.shared.output(x, self._columns.stop)[..., self._columns]
+
+
+class Shared:
+    """What the parts of one matrix have in common: its kernel, the last input, and what came of it."""
+
+    def __init__(self, kernel: Kernel, width: int) -> None:
+        self.kernel, self._width = kernel, width
+        self._input: torch.Tensor | None = None
+        self._output: torch.Tensor | None = None
+
+    def output(self, x: torch.Tensor, stop: int) -> torch.Tensor:
+        if self._input is not x:
+            self._input, self._output = x, self.kernel(x)
+        assert self._output is not None
+        output = self._output
+        # After the last part nobody asks again: a large prompt's activations must not stay.
+        if stop == self._width:
+            self._input = self._output = None
+        return output
+
+
+def pack_linears(root: nn.Module, quantization: str) -> int:
+    """Replace the linear layers below `root` by packed ones; returns how many rows a step should have at least.
+
+    Without quantization only bf16 layers on CPU gain, and all others stay as they are.
+    """
+    kernel = KERNELS[quantization]
+    layers = [module for module in root.modules() if _packs(module, quantization)]
+    for module in list(root.modules()):
+        for names in _groups(module, quantization):
+            _replace(module, names, kernel)
+    return _MIN_ROWS if layers else 1
+
+
+def _packs(layer: Any, quantization: str) -> bool:
+    # Exactly a linear layer: a subclass may have a forward of its own.
+    if type(layer) is not nn.Linear or layer.weight.device.type != "cpu":
+        return False
+    if quantization == "none":
+        return bool(layer.weight.dtype == torch.bfloat16)
+    # What the narrowest kernel can cut evenly; an odd little layer stays as it is.
+    return layer.in_features % 32 == 0 and layer.out_features % 16 == 0
+
+
+def _groups(module: nn.Module, quantization: str) -> Iterator[tuple[str, ...]]:
+    """The names of a module's linear children, siblings together."""
+    names = [name for name, child in module.named_children() if _packs(child, quantization)]
+    for siblings in _SIBLINGS:
+        if set(siblings) <= set(names) and _alike([getattr(module, name) for name in siblings]):
+            yield siblings
+            names = [name for name in names if name not in siblings]
+    yield from ((name,) for name in names)
+
+
+def _alike(layers: list[nn.Linear]) -> bool:
+    return len({(layer.in_features, layer.bias is None) for layer in layers}) == 1
+
+
+@torch.no_grad()
+def _replace(module: nn.Module, names: tuple[str, ...], kind: type[Kernel]) -> None:
+    layers: list[nn.Linear] = [getattr(module, name) for name in names]
+    weight = torch.cat([layer.weight for layer in layers]) if len(layers) > 1 else layers[0].weight
+    bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
+    kernel = kind(weight.detach(), bias, _MIN_ROWS)
+    if len(layers) == 1:
+        setattr(module, names[0], PackedLinear(kernel))
+        return
+    ends = [0, *accumulate(layer.out_features for layer in layers)]
+    shared = Shared(kernel, ends[-1])
+    for name, (start, end) in zip(names, pairwise(ends), strict=True):
+        setattr(module, name, Part(shared, slice(start, end)))

@@ -1,0 +1,69 @@
+"""How many prompt tokens a step may read beside the streams that run: learnt from what earlier steps took.
+
+Plain Python without a clock: whoever runs the steps says how long they took. A prompt that is read beside streams makes
+their step longer. So the step's prompt tokens are chosen such that it takes less than two pure decode steps; the more
+prompts wait for each stream, the more of the step they get, up to a bound.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from statistics import median
+
+# So that a prompt gets on even where its tokens are dear.
+_MIN_TOKENS = 4
+# While costs are unknown: beside streams, and alone.
+_FIRST_TOKENS, _FIRST_TOKENS_ALONE = 16, 128
+# A step with nothing but prompts in it still ends soon enough for an abort, and for whoever comes next.
+_LONGEST_STEP_S = 0.5
+# Beside streams, prompts get this share of a pure decode step: a little less than one, because costs vary.
+_SHARE, _LARGEST_SHARE = 0.8, 3.0
+_STEPS_BETWEEN_MEASUREMENTS = 16
+_LEAST_S = 1e-9
+# Medians, because a step that the machine interrupted must not halve or double the next ones.
+_NUM_REMEMBERED = 7
+
+
+class Pacing:
+    """The costs of a decode step and of a prompt token, in seconds, and what follows from them."""
+
+    def __init__(self) -> None:
+        # By the order of magnitude of their number of sequences.
+        self._decode_s: dict[int, deque[float]] = {}
+        self._token_s: deque[float] = deque(maxlen=_NUM_REMEMBERED)
+        self._num_mixed = 0
+
+    def __repr__(self) -> str:
+        decode = {2**size // 2: round(median(costs), 6) for size, costs in self._decode_s.items()}
+        return f"<Pacing decode step {decode} s, prompt token {_median(self._token_s)} s>"
+
+    def prompt_tokens(self, num_decodes: int, num_prompts: int) -> int:
+        """How many tokens of `num_prompts` unread prompts a step with `num_decodes` decodes may compute."""
+        token_s, decode_s = _median(self._token_s), self._decode_cost(num_decodes)
+        if not num_decodes:
+            return max(_MIN_TOKENS, int(_LONGEST_STEP_S / token_s)) if token_s else _FIRST_TOKENS_ALONE
+        if self._num_mixed >= _STEPS_BETWEEN_MEASUREMENTS:
+            return 0
+        share = min(max(_SHARE, num_prompts / num_decodes), _LARGEST_SHARE)
+        return max(_MIN_TOKENS, int(share * decode_s / token_s)) if token_s and decode_s else _FIRST_TOKENS
+
+    def observe(self, num_decodes: int, num_prompt_tokens: int, seconds: float) -> None:
+        """A step of that many decodes and prompt tokens took that long."""
+        if not num_prompt_tokens:
+            self._decode_s.setdefault(num_decodes.bit_length(), deque(maxlen=_NUM_REMEMBERED)).append(seconds)
+        elif num_prompt_tokens >= _MIN_TOKENS:
+            # A measured sum cannot be less than its part; noise can make it look so, and a coarse clock like nothing.
+            rest = max(seconds - (self._decode_cost(num_decodes) or 0.0), seconds / 10, _LEAST_S)
+            self._token_s.append(rest / num_prompt_tokens)
+        self._num_mixed = self._num_mixed + 1 if num_decodes and num_prompt_tokens else 0
+
+    def _decode_cost(self, num_decodes: int) -> float | None:
+        size = num_decodes.bit_length()
+        nearest = min(self._decode_s, key=lambda known: abs(known - size), default=None)
+        return None if nearest is None else median(self._decode_s[nearest])
+
+
+def _median(values: Iterable[float]) -> float | None:
+    known = tuple(values)
+    return median(known) if known else None

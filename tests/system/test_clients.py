@@ -60,9 +60,9 @@ OFFLINE = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LANGSMITH_TRACING": "false",
 
 
 @pytest.fixture(scope="module")
-def answers(request: pytest.FixtureRequest, calling: System) -> Any:
+def answers(request: pytest.FixtureRequest, system: System) -> Any:
     """All that one client was answered."""
-    task = json.dumps(TASK | {"url": f"http://{calling.http}"})
+    task = json.dumps(TASK | {"url": f"http://{system.http}"})
     environment = {**os.environ, **OFFLINE, "NODE_PATH": str(INSTALLED / "node_modules")}
     command = command_of(request.param)
     ran = subprocess.run(command, input=task, env=environment, capture_output=True, text=True, timeout=240, check=False)

@@ -26,8 +26,8 @@ class Paint(BaseModel):
 
 
 @pytest.fixture
-def client(calling: System) -> Iterator[openai.OpenAI]:
-    with calling.client() as client:
+def client(system: System) -> Iterator[openai.OpenAI]:
+    with system.client() as client:
         yield client
 
 
@@ -69,10 +69,10 @@ def test_a_demanded_call(client: openai.OpenAI) -> None:
     assert streamed.function.parsed_arguments == painted
 
 
-def test_finished_prompts(client: openai.OpenAI, calling: System) -> None:
+def test_finished_prompts(client: openai.OpenAI, system: System) -> None:
     prompt = "<|im_start|>user\nWho are you?<|im_end|>\n<|im_start|>assistant\n"
     chat = client.chat.completions.create(model="demo-vl", messages=USER, temperature=0)
-    ids = _post(calling, "/tokenize", {"prompt": prompt})["tokens"]
+    ids = _post(system, "/tokenize", {"prompt": prompt})["tokens"]
     for prompts in ([prompt, prompt], [ids, ids]):
         answer = client.completions.create(model="demo-vl", prompt=prompts, temperature=0, max_tokens=200)
         assert [choice.text for choice in answer.choices] == [chat.choices[0].message.content] * 2
@@ -81,16 +81,16 @@ def test_finished_prompts(client: openai.OpenAI, calling: System) -> None:
     assert echoed.choices[0].finish_reason == "length"
 
 
-def test_counted_tokens_are_those_of_the_usage(client: openai.OpenAI, calling: System) -> None:
+def test_counted_tokens_are_those_of_the_usage(client: openai.OpenAI, system: System) -> None:
     usage = client.chat.completions.create(model="demo-vl", messages=USER, max_tokens=4).usage
     assert usage is not None
-    assert _post(calling, "/v1/count_tokens", {"conversation": USER})["count"] == usage.prompt_tokens
-    tokens = _post(calling, "/tokenize", {"messages": USER})["tokens"]
+    assert _post(system, "/v1/count_tokens", {"conversation": USER})["count"] == usage.prompt_tokens
+    tokens = _post(system, "/tokenize", {"messages": USER})["tokens"]
     assert len(tokens) == usage.prompt_tokens
-    assert "Who are you?" in _post(calling, "/detokenize", {"tokens": tokens})["prompt"]
+    assert "Who are you?" in _post(system, "/detokenize", {"tokens": tokens})["prompt"]
     text = client.completions.create(model="demo-vl", prompt="Who are you?", max_tokens=1).usage
     assert text is not None
-    assert _post(calling, "/v1/count_tokens", {"conversation": "Who are you?"})["count"] == text.prompt_tokens
+    assert _post(system, "/v1/count_tokens", {"conversation": "Who are you?"})["count"] == text.prompt_tokens
 
 
 def test_times_are_consistent(client: openai.OpenAI) -> None:

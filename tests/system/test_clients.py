@@ -63,7 +63,9 @@ OFFLINE = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LANGSMITH_TRACING": "false",
 def answers(request: pytest.FixtureRequest, system: System) -> Any:
     """All that one client was answered."""
     task = json.dumps(TASK | {"url": f"http://{system.http}"})
-    environment = {**os.environ, **OFFLINE, "NODE_PATH": str(INSTALLED / "node_modules")}
+    # `./trimodal test` sets PYTHONSAFEPATH: a script's own folder is then not where it imports from.
+    paths = {"PYTHONPATH": str(CLIENTS), "NODE_PATH": str(INSTALLED / "node_modules")}
+    environment = {**os.environ, **OFFLINE, **paths}
     command = command_of(request.param)
     ran = subprocess.run(command, input=task, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert ran.returncode == 0, ran.stderr

@@ -9,7 +9,6 @@ from typing import Any
 
 import openai
 
-# A script's own folder is where it imports from.
 from completions import chat_answers, messages_of
 
 task: dict[str, Any] = json.load(sys.stdin)

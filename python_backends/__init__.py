@@ -6,6 +6,6 @@ Nothing here knows HTTP or the OpenAI API, and only `triton_io` imports Triton's
 import os
 
 # OpenMP reads this when torch is loaded, so it must stand before any import of it. A thread that waits for the others
-# spins for some microseconds and then sleeps: docs/decisions/0013-threads-spin-briefly.md.
+# spins for part of a millisecond and then sleeps: docs/decisions/0013-threads-spin-briefly.md.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")

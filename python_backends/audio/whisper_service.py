@@ -16,6 +16,7 @@ from python_backends.audio.whisper_job import WhisperJob
 from python_backends.audio.whisper_options import WhisperOptions
 from python_backends.audio.whisper_request import WhisperRequest, read_request
 from python_backends.audio.window_engine import WindowEngine
+from python_backends.openmp import end_team
 from python_backends.options import checkpoint_path, read_options
 from python_backends.transformers_setup import keep_quiet
 from python_backends.triton_io import Inputs, Responder, entry_folder, entry_parameters, load_errors_named
@@ -44,6 +45,7 @@ class WhisperService:
             self._pool = DecodePool(self._log_mel, options.decode_workers)
             self._executor = ThreadPoolExecutor(options.decode_workers, "regions")
             decoder = WindowDecoder(self._model, options.max_batch, options.heads)
+            end_team()
             self._engine = WindowEngine(decoder, options.max_waiting)
 
     def execute(self, requests: list[Any]) -> None:

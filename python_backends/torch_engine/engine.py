@@ -24,6 +24,7 @@ from python_backends.errors import (
     InvalidInput,
 )
 from python_backends.features import LazyFeatures
+from python_backends.openmp import end_team
 from python_backends.torch_engine.cache import CacheShape, KVCache
 from python_backends.torch_engine.guided import Guidance, Masks
 from python_backends.torch_engine.model import DecoderModel
@@ -80,6 +81,7 @@ class TorchEngine:
         self._sampler = Sampler(eos)
         self._guidance = Guidance(options.model, options.trust_remote_code, self._model.vocab_size, eos)
         self._max_num_seqs = options.max_num_seqs
+        end_team()
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
 

@@ -17,9 +17,14 @@ _MIN_TOKENS = 4
 _FIRST_TOKENS, _FIRST_TOKENS_ALONE = 16, 128
 # A step with nothing but prompts in it still ends soon enough for an abort, and for whoever comes next.
 _LONGEST_STEP_S = 0.5
-# Beside streams, prompts get this share of a pure decode step: a little less than one, because costs vary.
-_SHARE, _LARGEST_SHARE = 0.8, 3.0
+# Beside streams, prompts get this share of a pure decode step: a little less than one, because costs vary. Where many
+# wait for each stream, they get this much for each of them: few people wait for the next token then, and a step with
+# many prompt tokens reads them twice as fast as one with a few.
+_SHARE, _SHARE_PER_STREAM, _LARGEST_SHARE = 0.8, 4.0, 8.0
 _STEPS_BETWEEN_MEASUREMENTS = 16
+# What a step with prompt tokens costs beyond them, whatever their number, counts as theirs. Few tokens would look ever
+# dearer, and become ever fewer; so a token beside streams costs at most this much of one without.
+_DEAREST = 1.5
 _LEAST_S = 1e-9
 # Medians, because a step that the machine interrupted must not halve or double the next ones.
 _NUM_REMEMBERED = 7
@@ -29,39 +34,47 @@ class Pacing:
     """The costs of a decode step and of a prompt token, in seconds, and what follows from them."""
 
     def __init__(self) -> None:
-        # By the order of magnitude of their number of sequences.
+        # By their number of sequences.
         self._decode_s: dict[int, deque[float]] = {}
-        self._token_s: deque[float] = deque(maxlen=_NUM_REMEMBERED)
+        # Beside streams, and alone.
+        self._mixed_s: deque[float] = deque(maxlen=_NUM_REMEMBERED)
+        self._alone_s: deque[float] = deque(maxlen=_NUM_REMEMBERED)
         self._num_mixed = 0
 
     def __repr__(self) -> str:
-        decode = {2**size // 2: round(median(costs), 6) for size, costs in self._decode_s.items()}
-        return f"<Pacing decode step {decode} s, prompt token {_median(self._token_s)} s>"
+        decode = {size: round(median(costs), 6) for size, costs in self._decode_s.items()}
+        return f"<Pacing decode step {decode} s, prompt token {self._token_cost(0)} s>"
 
     def prompt_tokens(self, num_decodes: int, num_prompts: int) -> int:
         """How many tokens of `num_prompts` unread prompts a step with `num_decodes` decodes may compute."""
-        token_s, decode_s = _median(self._token_s), self._decode_cost(num_decodes)
+        token_s, decode_s = self._token_cost(num_decodes), self._decode_cost(num_decodes)
         if not num_decodes:
             return max(_MIN_TOKENS, int(_LONGEST_STEP_S / token_s)) if token_s else _FIRST_TOKENS_ALONE
         if self._num_mixed >= _STEPS_BETWEEN_MEASUREMENTS:
             return 0
-        share = min(max(_SHARE, num_prompts / num_decodes), _LARGEST_SHARE)
+        share = min(max(_SHARE, _SHARE_PER_STREAM * num_prompts / num_decodes), _LARGEST_SHARE)
         return max(_MIN_TOKENS, int(share * decode_s / token_s)) if token_s and decode_s else _FIRST_TOKENS
 
     def observe(self, num_decodes: int, num_prompt_tokens: int, seconds: float) -> None:
         """A step of that many decodes and prompt tokens took that long."""
         if not num_prompt_tokens:
-            self._decode_s.setdefault(num_decodes.bit_length(), deque(maxlen=_NUM_REMEMBERED)).append(seconds)
+            self._decode_s.setdefault(num_decodes, deque(maxlen=_NUM_REMEMBERED)).append(seconds)
         elif num_prompt_tokens >= _MIN_TOKENS:
             # A measured sum cannot be less than its part; noise can make it look so, and a coarse clock like nothing.
             rest = max(seconds - (self._decode_cost(num_decodes) or 0.0), seconds / 10, _LEAST_S)
-            self._token_s.append(rest / num_prompt_tokens)
+            (self._mixed_s if num_decodes else self._alone_s).append(rest / num_prompt_tokens)
         self._num_mixed = self._num_mixed + 1 if num_decodes and num_prompt_tokens else 0
 
+    def _token_cost(self, num_decodes: int) -> float | None:
+        alone, mixed = _median(self._alone_s), _median(self._mixed_s)
+        if not num_decodes or mixed is None:
+            return alone
+        return mixed if alone is None else min(mixed, _DEAREST * alone)
+
     def _decode_cost(self, num_decodes: int) -> float | None:
-        size = num_decodes.bit_length()
-        nearest = min(self._decode_s, key=lambda known: abs(known - size), default=None)
-        return None if nearest is None else median(self._decode_s[nearest])
+        """Of a step without prompts. Without streams there is none."""
+        nearest = min(self._decode_s, key=lambda known: abs(known - num_decodes), default=None)
+        return None if nearest is None or not num_decodes else median(self._decode_s[nearest])
 
 
 def _median(values: Iterable[float]) -> float | None:

@@ -96,8 +96,19 @@ def test_prompts_get_more_of_the_step_the_more_of_them_wait() -> None:
     pacing = Pacing()
     pacing.observe(8, 0, 0.1)
     pacing.observe(0, 1000, 1.0)
-    assert [pacing.prompt_tokens(8, waiting) for waiting in (1, 8, 16, 99)] == [88, 111, 222, 333]
-    assert repr(pacing) == "<Pacing decode step {8: 0.1} s, prompt token 0.0009 s>"
+    assert [pacing.prompt_tokens(8, waiting) for waiting in (1, 8, 16, 99)] == [80, 400, 800, 800]
+    assert repr(pacing) == "<Pacing decode step {8: 0.1} s, prompt token 0.001 s>"
+
+
+def test_what_a_step_costs_for_having_any_prompt_in_it_does_not_make_its_tokens_dear() -> None:
+    pacing = Pacing()
+    pacing.observe(8, 0, 0.1)
+    pacing.observe(0, 1000, 1.0)
+    tokens = [pacing.prompt_tokens(8, 1)]
+    for _ in range(12):
+        pacing.observe(8, tokens[-1], 0.1 + 0.06 + 0.001 * tokens[-1])
+        tokens.append(pacing.prompt_tokens(8, 1))
+    assert tokens[0] == 80 and set(tokens[1:]) == {53}, "a token costs at most half as much again as one alone"
 
 
 def test_alone_a_prompt_is_read_in_steps_of_half_a_second() -> None:

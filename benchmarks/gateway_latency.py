@@ -30,6 +30,8 @@ from gateway.triton import Triton
 
 ROOT = Path(__file__).resolve().parents[1]
 BARE_EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"' + b"word " * 40 + b'"}}]}\n\n'
+# One is woken up for each event; several share what that costs.
+NUM_STREAMS = (1, 4, 8)
 MESSAGES = [{"role": "user", "content": "Name a colour."}]
 
 
@@ -87,15 +89,27 @@ async def measure(arguments: argparse.Namespace, gateway_pid: int | None) -> Non
         print(f"first token {name:20s} p50 {percentile(times, 50):6.2f} ms   p95 {percentile(times, 95):6.2f} ms")
     shares = percentile(through, 50) - percentile(direct, 50), percentile(through, 95) - percentile(direct, 95)
     print(f"the gateway's own share          p50 {shares[0]:6.2f} ms   p95 {shares[1]:6.2f} ms")
-    started, cpu = time.perf_counter(), cpu_seconds(gateway_pid)
-    _, events = await http.ask(arguments.tokens)
-    seconds, cpu = time.perf_counter() - started, cpu_seconds(gateway_pid) - cpu
-    print(f"one stream: {events} events in {seconds:.2f} s = {events / seconds:.0f} events/s")
-    if gateway_pid is not None:
-        print(f"            {events / cpu:.0f} events per second of the gateway's CPU time")
-        await measure_bare(arguments)
     http.writer.close()
+    for num_streams in NUM_STREAMS:
+        await measure_events(arguments, num_streams, gateway_pid)
+    if gateway_pid is not None:
+        await measure_bare(arguments)
     await triton.close()
+
+
+async def measure_events(arguments: argparse.Namespace, num_streams: int, gateway_pid: int | None) -> None:
+    """`--tokens` events in all, of streams at once."""
+    streams = [HttpStream(arguments.base_url) for _ in range(num_streams)]
+    for stream in streams:
+        await stream.open()
+    started, cpu = time.perf_counter(), cpu_seconds(gateway_pid)
+    asked = await asyncio.gather(*(stream.ask(arguments.tokens // num_streams) for stream in streams))
+    seconds, cpu = time.perf_counter() - started, cpu_seconds(gateway_pid) - cpu
+    events = sum(count for _, count in asked)
+    own = "" if gateway_pid is None else f", {events / cpu:.0f} per second of the gateway's CPU time"
+    print(f"streams: {num_streams}: {events} events in {seconds:.2f} s = {events / seconds:.0f} per second{own}")
+    for stream in streams:
+        stream.writer.close()
 
 
 async def measure_bare(arguments: argparse.Namespace) -> None:
@@ -109,7 +123,7 @@ async def measure_bare(arguments: argparse.Namespace) -> None:
     cpu = cpu_seconds(arguments.bare_pid)
     _, events = await bare.ask(arguments.tokens)
     cpu = cpu_seconds(arguments.bare_pid) - cpu
-    print(f"            {events / cpu:.0f} of a bare uvicorn app that has them all and sends one by one")
+    print(f"            {events / cpu:.0f} per second of CPU time of a bare uvicorn app that has them all")
     bare.writer.close()
 
 
@@ -178,7 +192,7 @@ def main() -> None:
     parser.add_argument("--triton-grpc", default="127.0.0.1:8001", help="its Triton; used with --base-url")
     parser.add_argument("--entry", default="llm", help="the chat model's entry in Triton")
     parser.add_argument("--requests", type=int, default=300)
-    parser.add_argument("--tokens", type=int, help="length of the counted stream; 20000 or, with --base-url, 500")
+    parser.add_argument("--tokens", type=int, help="events of the counted streams; 20000 or, with --base-url, 500")
     parser.add_argument("--bare-port", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.bare_port:

@@ -1,7 +1,8 @@
 # The OpenAI gateway: no torch, no tokenizer, no model. Build it from the root of the repository:
 #   docker build -f docker/gateway.Dockerfile -t trimodal-gateway .
-ARG PYTHON_VERSION=3.11
-FROM docker.io/library/python:${PYTHON_VERSION}-slim
+# To pin it, give name:tag@sha256:...; docker/README.md says how.
+ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim
+FROM ${PYTHON_IMAGE}
 
 COPY pyproject.toml README.md LICENSE /source/
 COPY gateway /source/gateway

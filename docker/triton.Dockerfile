@@ -1,8 +1,9 @@
 # Triton with the engine torch, for CPU and for CUDA. Build it from the root of the repository:
 #   docker build -f docker/triton.Dockerfile -t trimodal-triton .
 # Which build of torch pip takes is pip's own setting: --build-arg PIP_EXTRA_INDEX_URL=... for the CPU one.
-ARG TRITON_RELEASE=26.07
-FROM nvcr.io/nvidia/tritonserver:${TRITON_RELEASE}-py3 AS build
+# To pin it, give name:tag@sha256:...; docker/README.md says how.
+ARG TRITON_IMAGE=nvcr.io/nvidia/tritonserver:26.07-py3
+FROM ${TRITON_IMAGE} AS build
 
 ARG PIP_EXTRA_INDEX_URL=""
 RUN apt-get update \
@@ -15,7 +16,7 @@ COPY pyproject.toml README.md LICENSE /source/
 COPY python_backends /source/python_backends
 RUN /opt/trimodal/venv/bin/pip install --no-cache-dir "/source[backends]"
 
-FROM nvcr.io/nvidia/tritonserver:${TRITON_RELEASE}-py3
+FROM ${TRITON_IMAGE}
 
 RUN useradd --uid 10001 --user-group --create-home trimodal
 COPY --from=build /opt/trimodal/venv /opt/trimodal/venv

@@ -1,8 +1,9 @@
 # Triton with TensorRT-LLM, for the entries llm and tokenizer. Build it from the root of the repository:
 #   docker build -f docker/trtllm.Dockerfile -t trimodal-trtllm .
 # Release 26.07 has Triton 2.71.0 and TensorRT-LLM 1.2.1.
-ARG TRITON_RELEASE=26.07
-FROM nvcr.io/nvidia/tritonserver:${TRITON_RELEASE}-trtllm-python-py3
+# To pin it, give name:tag@sha256:...; docker/README.md says how.
+ARG TRTLLM_IMAGE=nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3
+FROM ${TRTLLM_IMAGE}
 
 # TensorRT-LLM fits the torch and transformers of its image and no others, so of ours only what is missing is added.
 COPY pyproject.toml README.md LICENSE /source/

@@ -17,6 +17,7 @@ from gateway.deps import open_services
 from gateway.errors import GatewayError, InvalidRequest, MethodNotAllowed, RouteNotFound
 from gateway.guard import KeyGuard
 from gateway.keys import KeyRing
+from gateway.limits import RATE_HEADERS
 from gateway.metrics import Metrics
 from gateway.middleware import RequestScope
 from gateway.openapi import describe_app
@@ -88,7 +89,7 @@ def _allow_origins(app: FastAPI, origins: list[str]) -> None:
         allow_origins=origins,
         allow_methods=["GET", "POST", "DELETE"],
         allow_headers=["*"],
-        expose_headers=["x-request-id", "retry-after"],
+        expose_headers=["x-request-id", "retry-after", *RATE_HEADERS],
     )
 
 

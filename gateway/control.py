@@ -18,7 +18,7 @@ from typing import Any
 
 from gateway.discovery import Discovery, ServedModel
 from gateway.errors import Conflict, GatewayError, InvalidRequest, ModelNotFound, RouteNotFound
-from gateway.triton import Triton
+from gateway.replicas import Replicas
 from gateway.watch import StreamWatch
 
 log = logging.getLogger("trimodal.gateway")
@@ -47,7 +47,7 @@ class LoadJob:
 class ModelControl:
     """`allowed` names folders, whose contents may be loaded, and checkpoints; one load or unload runs at a time."""
 
-    def __init__(self, triton: Triton, discovery: Discovery, watch: StreamWatch, allowed: Sequence[str]) -> None:
+    def __init__(self, triton: Replicas, discovery: Discovery, watch: StreamWatch, allowed: Sequence[str]) -> None:
         self._triton = triton
         self._watch = watch
         self._discovery = discovery

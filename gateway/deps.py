@@ -17,8 +17,9 @@ from gateway.errors import ClientGone, UpstreamFault
 from gateway.fetch import MediaFetcher
 from gateway.limits import Admission
 from gateway.metrics import Metrics
+from gateway.replicas import Replicas
 from gateway.settings import Settings, split
-from gateway.tensors import Value, encode
+from gateway.tensors import Value
 from gateway.triton import Triton, TritonStream, read_credentials
 from gateway.watch import StreamWatch
 
@@ -30,7 +31,7 @@ class Services:
     settings: Settings
     metrics: Metrics
     admission: Admission
-    triton: Triton
+    triton: Replicas
     discovery: Discovery
     watch: StreamWatch
     media: MediaFetcher
@@ -43,14 +44,16 @@ class Services:
         self, model: ServedModel, request_id: str, inputs: Mapping[str, Value]
     ) -> AsyncIterator[TritonStream]:
         """Opens a watched stream; leaving it early cancels the generation in Triton."""
-        async with self.triton.stream(model.entry, request_id, encode(inputs)) as stream:
+        asked = {**inputs, "lora_name": model.lora_name} if model.lora_name else inputs
+        async with self.triton.stream(model.entry, request_id, asked, model.needs, model.steps) as stream:
             with self.watch.watching(stream, model.steps):
                 yield stream
 
     async def once(self, entry: str, inputs: Mapping[str, Value]) -> dict[str, bytes]:
         """Asks an entry that answers with one response."""
-        async with self.triton.stream(entry, "", encode(inputs)) as stream:
-            with self.watch.watching(stream, frozenset({entry})):
+        steps = frozenset({entry})
+        async with self.triton.stream(entry, "", inputs, steps) as stream:
+            with self.watch.watching(stream, steps):
                 response = await anext(stream, None)
             stream.finished = True
         if response is None:
@@ -68,10 +71,11 @@ class Services:
 
 @asynccontextmanager
 async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
-    """Opens the channel and starts discovery; Triton need not be up."""
-    triton = Triton(settings.triton_grpc, read_credentials(settings))
+    """Opens the channels and starts discovery; Triton need not be up."""
+    credentials = read_credentials(settings)
+    triton = Replicas(split(settings.triton_grpc), lambda at, host: Triton(at, credentials, host), metrics)
     discovery = Discovery(triton, settings.discovery_interval_s)
-    watch = StreamWatch(triton, settings.watch_interval_s, settings.stream_idle_s, metrics.count_cancel)
+    watch = StreamWatch(settings.watch_interval_s, settings.stream_idle_s, metrics.count_cancel)
     allowed, timeout_s = (settings.allowed_media_hosts, settings.allowed_media_folder), settings.media_timeout_s
     media = MediaFetcher(*allowed, settings.max_image_bytes, timeout_s)
     videos = MediaFetcher(*allowed, settings.max_video_bytes, timeout_s, kind="video")

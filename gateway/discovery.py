@@ -1,23 +1,26 @@
 """Which OpenAI models there are, from Triton's repository index and model configurations. Knows no checkpoint.
 
 An entry with the parameter `task` is an OpenAI model. The entries it stands on are the steps of its ensemble, and for a
-chat model that takes images also its vision entry, when that is served by the same Triton.
+chat model that takes images also its vision entry, when that is served by the same Triton. Of several replicas of
+Triton it is enough that one serves an entry; what differs between their configurations is told as one of them has it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.errors import GatewayError, InvalidRequest, ModelNotFound, Unavailable
 from gateway.limits import CALLER
 from gateway.reasoning import FORMATS
+from gateway.replicas import Replicas
 from gateway.tools import PARSERS
-from gateway.triton import EntryConfig, EntryState, Triton
+from gateway.triton import EntryConfig, EntryState
 
 log = logging.getLogger("trimodal.gateway")
 
@@ -47,6 +50,8 @@ class ServedModel:
     # `steps` carry a request; `needs` must be ready as well for the model to do all it says.
     steps: frozenset[str]
     needs: frozenset[str]
+    # Which of the entry's adapters it is; empty for the checkpoint itself.
+    lora_name: str = ""
 
     @property
     def capabilities(self) -> list[str]:
@@ -80,7 +85,7 @@ class ServedModel:
 class Discovery:
     """Keeps the last known models and states; a model whose entry is down for a moment stays known."""
 
-    def __init__(self, triton: Triton, interval_s: float) -> None:
+    def __init__(self, triton: Replicas, interval_s: float) -> None:
         self.created = int(time.time())
         self.live = False
         self.entries: dict[str, EntryState] = {}
@@ -146,8 +151,14 @@ class Discovery:
         return model
 
     def unready(self, model: ServedModel) -> list[str]:
-        """Names the entries that keep a model from being ready."""
-        return sorted(name for name in model.needs if not self.state_of(name).ready)
+        """Names the entries that keep a model from being ready.
+
+        What was never loaded here, beyond the model's own steps, is served elsewhere: by an encoder that stands alone.
+        """
+        states = {name: self.state_of(name) for name in model.needs}
+        return sorted(
+            name for name, entry in states.items() if not entry.ready and (entry.state or name in model.steps)
+        )
 
     def card(self, model_id: str) -> dict[str, Any]:
         """The model object of an id that is known; those that the caller may use are `visible_ids`."""
@@ -162,8 +173,16 @@ class Discovery:
         return self.entries.get(name, EntryState("MISSING", "")) if self.live else EntryState("UNKNOWN", "")
 
     @property
+    def is_starting(self) -> bool:
+        """Whether models may still come, and none is there yet."""
+        unread = [name for name, entry in self.entries.items() if entry.ready and name not in self._configs]
+        loading = [name for name, entry in self.entries.items() if entry.state == "LOADING"]
+        return not self.models and (not self.live or bool(unread or loading))
+
+    @property
     def unique_models(self) -> list[ServedModel]:
-        return list(dict.fromkeys(self.models.values()))
+        """Each checkpoint once; its adapters are ready when it is."""
+        return [model for model in dict.fromkeys(self.models.values()) if not model.lora_name]
 
     def _lookup(self, model_id: str | None, task: str) -> ServedModel | None:
         if model_id:
@@ -205,13 +224,26 @@ class Discovery:
 
 def _models_of(configs: dict[str, EntryConfig]) -> dict[str, ServedModel]:
     models: dict[str, ServedModel] = {}
-    for name, config in sorted(configs.items()):
-        if config.parameters.get("task"):
-            model = _model_of(name, configs)
-            for model_id in model.ids:
-                if models.setdefault(model_id, model) is not model:
-                    log.warning("the id %r of entry %s is taken by entry %s", model_id, name, models[model_id].entry)
+    bases = [_model_of(name, configs) for name, config in sorted(configs.items()) if config.parameters.get("task")]
+    # Last, so that an adapter's name takes no other model's.
+    adapters = [adapter for base in bases for adapter in _adapters_of(base, configs[base.entry])]
+    for model in (*bases, *adapters):
+        for model_id in model.ids:
+            if models.setdefault(model_id, model) is not model:
+                taker = models[model_id].entry
+                log.warning("the id %r of entry %s is taken by entry %s", model_id, model.entry, taker)
     return models
+
+
+def _adapters_of(base: ServedModel, config: EntryConfig) -> list[ServedModel]:
+    """A model for each LoRA adapter of the entry, under the adapter's own name."""
+    text = config.parameters.get("lora_adapters") or "{}"
+    try:
+        names = list(dict(json.loads(text)))
+    except (TypeError, ValueError):  # not one of our entries, which would not have loaded
+        log.warning("entry %s: lora_adapters is %r, which is no JSON object; it is ignored", base.entry, text)
+        return []
+    return [replace(base, ids=(name,), lora_name=name) for name in names]
 
 
 def _model_of(name: str, configs: dict[str, EntryConfig]) -> ServedModel:

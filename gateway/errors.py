@@ -16,6 +16,7 @@
     ├── InternalFault       500  report it; the text is always the same
     ├── UpstreamFault       502  the model server broke its contract; report it
     ├── Unavailable         503  come back after Retry-After
+    │   └── ServerGone      503  the server, or the model in it, is gone: another one may be asked
     └── UpstreamTimeout     504  allow more time
 
 Knows the text form `[CODE] field: message` of docs/contracts.md; knows neither HTTP frameworks nor gRPC calls.
@@ -179,6 +180,10 @@ class Unavailable(GatewayError):
     retry_after_s = 5
 
 
+class ServerGone(Unavailable):
+    """What serves the model is gone, for this request at least; whoever has heard nothing yet may ask a replica."""
+
+
 class UpstreamTimeout(GatewayError):
     status, kind, default_code = 504, "server_error", "deadline_exceeded"
 
@@ -231,12 +236,12 @@ def from_wire(text: str) -> GatewayError:
 def from_status(code: str, details: str) -> GatewayError:
     """Translates the end of a gRPC call; `code` is the name of the status."""
     if code == "UNAVAILABLE":
-        return Unavailable("The model server cannot be reached.")
+        return ServerGone("The model server cannot be reached.")
     if code in ("DEADLINE_EXCEEDED", "CANCELLED"):
         return BY_CODE[code]("The model server ended the call.")
     log.error("gRPC call failed: %s %s", code, details[:2000])
     return UpstreamFault("The model server failed the call.")
 
 
-def model_unavailable() -> Unavailable:
-    return Unavailable("The model is not available at the moment; it is being loaded again.", code="model_unavailable")
+def model_unavailable() -> ServerGone:
+    return ServerGone("The model is not available at the moment; it is being loaded again.", code="model_unavailable")

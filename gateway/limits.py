@@ -12,6 +12,10 @@ from starlette.types import Message, Receive
 from gateway.errors import Overloaded, PayloadTooLarge, rate_limited
 from gateway.keys import ApiKey
 
+RATE_HEADERS = [
+    f"x-ratelimit-{what}-{rate}" for rate in ("requests", "tokens") for what in ("limit", "remaining", "reset")
+]
+
 
 class TokenBucket:
     """Holds what a minute allows and fills evenly. What is known only afterwards may overdraw it."""

@@ -37,8 +37,8 @@ class Settings:
 
     host: str = _option("127.0.0.1", "address to listen on")
     port: int = _option(8000, "port to listen on; 0 takes any free one")
-    triton_grpc: str = _option("127.0.0.1:8001", "host:port of Triton's gRPC service")
-    triton_metrics: str = _option("127.0.0.1:8002", "host:port of Triton's metrics, added to /metrics; empty: none")
+    triton_grpc: str = _option("127.0.0.1:8001", "host:port of Triton's gRPC; of replicas: several, or one name of all")
+    triton_metrics: str = _option("127.0.0.1:8002", "host:port of Triton's metrics, one or several, to show too")
     triton_ca_file: str = _option("", "root certificates (PEM) that Triton's gRPC must be signed by; empty: no TLS")
     triton_cert_file: str = _option("", "the gateway's own certificate for Triton (PEM), with triton_key_file")
     triton_key_file: str = _option("", "the key of triton_cert_file")
@@ -79,9 +79,11 @@ class Settings:
             raise SettingError("port", self.port, "is not a port")
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise SettingError("log_level", self.log_level, "must be debug, info, warning or error")
-        _check_endpoint("triton_grpc", self.triton_grpc)
-        if self.triton_metrics:
-            _check_endpoint("triton_metrics", self.triton_metrics)
+        if not split(self.triton_grpc):
+            raise SettingError("triton_grpc", self.triton_grpc, "must be host:port")
+        for name in ("triton_grpc", "triton_metrics"):
+            for endpoint in split(getattr(self, name)):
+                _check_endpoint(name, endpoint)
         for name in ("tls", "triton"):
             _check_pair(f"{name}_cert_file", f"{name}_key_file", self)
         if self.triton_cert_file and not self.triton_ca_file:

@@ -35,6 +35,7 @@ INPUT_TYPES = {
     "return_log_probs": "BOOL",
     "stream": "BOOL",
     "sampling_parameters": "BYTES",
+    "lora_name": "BYTES",
     "guided_decoding_guide_type": "BYTES",
     "guided_decoding_guide": "BYTES",
     "text": "BYTES",

@@ -1,4 +1,4 @@
-"""The transport: one gRPC channel to Triton, one ModelStreamInfer call per request. The only file that knows gRPC.
+"""The transport: a gRPC channel to each Triton, one ModelStreamInfer call per request. The only file that knows gRPC.
 
 The generated stubs are used directly: NVIDIA's client class decodes every response through numpy, and its asyncio
 stream hides the call that has to be cancelled.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,7 @@ from google.protobuf.json_format import MessageToDict  # type: ignore[import-unt
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from gateway.errors import GatewayError, UpstreamFault, from_status, from_wire
+from gateway.errors import GatewayError, ServerGone, UpstreamFault, from_status, from_wire
 from gateway.settings import SettingError, Settings
 from gateway.tensors import Tensor
 
@@ -38,6 +39,8 @@ CHANNEL_OPTIONS = [
 # These calls only read Triton's memory: one that takes longer tells the same as one that fails.
 CALL_TIMEOUT_S = 2.0
 DRAIN_TIMEOUT_S = 1.0
+# Who has not answered for so long is as good as gone.
+SILENT_S = 5.0
 # A large checkpoint takes minutes.
 LOAD_TIMEOUT_S = 1800.0
 
@@ -61,25 +64,45 @@ class EntryConfig(NamedTuple):
 
 
 class Triton:
-    """A channel that may be opened before Triton is up and outlives its restarts. Errors are GatewayError."""
+    """A channel that may be opened before Triton is up and outlives its restarts. Errors are GatewayError.
 
-    def __init__(self, endpoint: str, credentials: grpc.ChannelCredentials | None = None) -> None:
+    `ready` names the entries that were ready when it was last heard of, `num_open` counts the streams.
+    """
+
+    def __init__(self, endpoint: str, credentials: grpc.ChannelCredentials | None = None, host: str = "") -> None:
+        """`host` is the name that the server's certificate must have, by default the one in `endpoint`."""
+        self.endpoint = endpoint
+        self.ready: frozenset[str] = frozenset()
+        self.num_open = 0
+        self._heard_at = float("-inf")
         if credentials is None:
             self._channel = grpc.aio.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
         else:
-            self._channel = grpc.aio.secure_channel(endpoint, credentials, options=CHANNEL_OPTIONS)
+            named = [("grpc.ssl_target_name_override", host)] if host else []
+            self._channel = grpc.aio.secure_channel(endpoint, credentials, options=[*CHANNEL_OPTIONS, *named])
         self._stub = GRPCInferenceServiceStub(self._channel)
+
+    def __repr__(self) -> str:
+        return f"<Triton {self.endpoint}, {self.num_open} open>"
 
     async def close(self) -> None:
         await self._channel.close(grace=None)
 
     async def index(self) -> dict[str, EntryState]:
         """Lists all entries; of several versions the ready one counts."""
-        reply = await _unary(self._stub.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=CALL_TIMEOUT_S))
+        try:
+            reply = await _unary(self._stub.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=CALL_TIMEOUT_S))
+        except GatewayError as error:
+            # A busy machine may be late once; that must not send its conversations elsewhere.
+            if isinstance(error, ServerGone) or time.monotonic() - self._heard_at > SILENT_S:
+                self.ready = frozenset()
+            raise
+        self._heard_at = time.monotonic()
         entries: dict[str, EntryState] = {}
         for model in reply.models:
             if not entries.get(model.name, EntryState("", "")).ready:
                 entries[model.name] = EntryState(model.state, model.reason)
+        self.ready = frozenset(name for name, entry in entries.items() if entry.ready)
         return entries
 
     async def config(self, name: str) -> EntryConfig:
@@ -111,11 +134,21 @@ class Triton:
         request.parameters["unload_dependents"].bool_param = True
         await _unary(self._stub.RepositoryModelUnload(request, timeout=CALL_TIMEOUT_S))
 
-    def stream(self, model: str, request_id: str, tensors: Iterable[Tensor]) -> TritonStream:
-        """Opens one call; leave it as a context manager, which cancels what still runs."""
+    def stream(
+        self, model: str, request_id: str, tensors: Iterable[Tensor], elsewhere: Elsewhere | None = None
+    ) -> TritonStream:
+        """Opens one call; leave it as a context manager, which cancels what still runs.
+
+        `elsewhere` names the server that is asked instead if this one is gone before it has said anything.
+        """
+        return TritonStream(self, _infer_request(model, request_id, tensors), elsewhere)
+
+    def call(self, request: pb.ModelInferRequest) -> Any:
         # A list, not a generator: an exception in a generator would surface as a cancel.
-        call = self._stub.ModelStreamInfer([_infer_request(model, request_id, tensors)])
-        return TritonStream(call)
+        return self._stub.ModelStreamInfer([request])
+
+
+Elsewhere = Callable[[], Triton | None]
 
 
 class TritonStream:
@@ -124,14 +157,18 @@ class TritonStream:
     Iteration raises GatewayError for an error response, a failed call and `fail`.
     """
 
-    def __init__(self, call: Any) -> None:
-        self._call = call
+    def __init__(self, triton: Triton, request: pb.ModelInferRequest, elsewhere: Elsewhere | None) -> None:
+        self.triton = triton
+        self._call = triton.call(request)
+        # What it takes to ask again; nothing from the first response on.
+        self._unheard = None if elsewhere is None else (request, elsewhere)
         self._fault: GatewayError | None = None
         self.finished = False
         self.last_response_at = asyncio.get_running_loop().time()
         self._now = asyncio.get_running_loop().time
 
     async def __aenter__(self) -> TritonStream:
+        self.triton.num_open += 1
         return self
 
     async def __aexit__(
@@ -141,17 +178,26 @@ class TritonStream:
             if self.finished and kind is None:
                 await self._drain()
         finally:
+            self.triton.num_open -= 1
             self._call.cancel()
 
     def __aiter__(self) -> TritonStream:
         return self
 
     async def __anext__(self) -> dict[str, bytes]:
-        reply = await self._read()
-        if reply is grpc.aio.EOF:
-            raise StopAsyncIteration
-        if reply.error_message:
-            raise from_wire(reply.error_message)
+        try:
+            reply = await self._read()
+            if reply is grpc.aio.EOF:
+                raise StopAsyncIteration
+            if reply.error_message:
+                raise from_wire(reply.error_message)
+        except ServerGone:
+            # Until it is heard of again.
+            self.triton.ready = frozenset()
+            if not self._ask_elsewhere():
+                raise
+            return await self.__anext__()
+        self._unheard = None
         self.last_response_at = self._now()
         # The tensors' order may change between responses, so they go by name.
         response = reply.infer_response
@@ -161,6 +207,22 @@ class TritonStream:
         """Ends the stream from outside: whoever reads it gets `error`, and the call is cancelled."""
         self._fault = error
         self._call.cancel()
+
+    def _ask_elsewhere(self) -> bool:
+        """Once, and only while nothing has been read: nobody gets the beginnings of two answers."""
+        unheard, self._unheard = self._unheard, None
+        if unheard is None:
+            return False
+        request, elsewhere = unheard
+        other = elsewhere()
+        if other is None:
+            return False
+        self._call.cancel()
+        self.triton.num_open -= 1
+        other.num_open += 1
+        self.triton, self._call, self._fault = other, other.call(request), None
+        self.last_response_at = self._now()
+        return True
 
     async def _read(self) -> Any:
         try:

@@ -21,8 +21,7 @@ log = logging.getLogger("trimodal.gateway")
 class StreamWatch:
     """Polls only while streams are open. `on_cancel` is told the reason: `model_down` or `idle`."""
 
-    def __init__(self, triton: Triton, interval_s: float, idle_s: float, on_cancel: Callable[[str], None]) -> None:
-        self._triton = triton
+    def __init__(self, interval_s: float, idle_s: float, on_cancel: Callable[[str], None]) -> None:
         self._interval_s = interval_s
         self._idle_s = idle_s
         self._on_cancel = on_cancel
@@ -59,7 +58,8 @@ class StreamWatch:
             while self._open:
                 await asyncio.sleep(self._interval_s)
                 self._fail_idle()
-                await self._fail_dead()
+                # All at once: a replica that does not answer must not hide the dead models of another.
+                await asyncio.gather(*map(self._fail_dead, {stream.triton for stream in self._open}))
         finally:
             self._task = None
 
@@ -69,16 +69,15 @@ class StreamWatch:
         for stream in [stream for stream in self._open if stream.last_response_at < oldest]:
             self._fail(stream, "idle", UpstreamTimeout(f"The model said nothing for {self._idle_s:g} seconds."))
 
-    async def _fail_dead(self) -> None:
-        if not self._open:
-            return
+    async def _fail_dead(self, triton: Triton) -> None:
         try:
-            entries = await self._triton.index()
+            entries = await triton.index()
         except GatewayError:
             # Streams of a server that is gone end by themselves, with the connection.
             return
         ready = {name for name, entry in entries.items() if entry.ready}
-        for stream in [stream for stream, needed in self._open.items() if not needed <= ready]:
+        theirs = [(stream, needed) for stream, needed in self._open.items() if stream.triton is triton]
+        for stream in [stream for stream, needed in theirs if not needed <= ready]:
             self._fail(stream, "model_down", model_unavailable())
 
     def _fail(self, stream: TritonStream, reason: str, error: GatewayError) -> None:

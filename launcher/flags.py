@@ -37,6 +37,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     flag("--gpu-memory-utilization", fraction, "PART", "part of the GPU's memory to use, such as 0.9")
     flag("--tensor-parallel-size", positive, "N", "GPUs that share one model")
     flag("--echo-tokens-per-second", not_negative, "N", "pace of each sequence of the engine echo; 0: no limit")
+    flag("--lora-adapters", adapters, "NAME=FOLDER,...", "each a model under its name; with the engine tensorrt_llm")
     flag("--encoder-cache-bytes", byte_size, "BYTES", "memory for image features, such as 256MiB")
     flag("--limit-mm-per-prompt", media_limits, "KIND=N,...", "such as image=4,video=1")
     flag("--stream-interval", positive, "TOKENS", "tokens in one streamed response")
@@ -119,6 +120,15 @@ def media_limits(text: str) -> str:
     if not all(kind in ("image", "video", "audio") and count.isdecimal() for kind, _, count in pairs):
         raise argparse.ArgumentTypeError(f"{text!r} does not read like image=4,video=1")
     return json.dumps({kind: int(count) for kind, _, count in pairs})
+
+
+def adapters(text: str) -> str:
+    """'legal=folder,medical=other' as a JSON object, with absolute folders."""
+    pairs = [part.partition("=") for part in text.split(",")]
+    for name, _, folder in pairs:
+        if not name or not Path(folder, "adapter_config.json").is_file():
+            raise argparse.ArgumentTypeError(f"{name}={folder} is not a name and a folder with an adapter_config.json")
+    return json.dumps({name: str(Path(folder).resolve()) for name, _, folder in pairs})
 
 
 def _add_switches(group: argparse._ArgumentGroup) -> None:

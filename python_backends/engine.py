@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from python_backends.types import Emit, GenerationRequest
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Engine options of docs/contracts.md; 0 means: decide from the checkpoint and the machine."""
+    """Engine options of docs/contracts.md; 0 means: decide from the checkpoint and the machine.
+
+    `lora_adapters` are folders by the name that a request chooses one by.
+    """
 
     model: str
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -27,6 +30,7 @@ class EngineOptions:
     tensor_parallel_size: int = 1
     enable_prefix_caching: bool = True
     trust_remote_code: bool = False
+    lora_adapters: dict[str, Any] | None = None
     echo_tokens_per_second: float = 0.0
 
     def __post_init__(self) -> None:
@@ -38,6 +42,11 @@ class EngineOptions:
                 raise ValueError(f"parameter {name!r} must not be negative, got {getattr(self, name)}")
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ValueError(f"parameter 'gpu_memory_utilization' must be in (0, 1], got {self.gpu_memory_utilization}")
+        for name, folder in (self.lora_adapters or {}).items():
+            if not name or not isinstance(folder, str) or not folder:
+                raise ValueError(
+                    f"parameter 'lora_adapters' must name a folder for each name, got {name!r}: {folder!r}"
+                )
 
 
 @dataclass(frozen=True)
@@ -81,12 +90,16 @@ _ENGINES = {
     "echo": "python_backends.echo_engine.engine:EchoEngine",
     "tensorrt_llm": "python_backends.tensorrt_llm_engine.engine:TensorRTLLMEngine",
 }
+_WITH_ADAPTERS = ("tensorrt_llm",)
 
 
 def create_engine(name: str, options: EngineOptions) -> Engine:
-    """Load the engine `name`; only its own modules are imported."""
+    """Load the engine `name`; only its own modules are imported. Raises ValueError for what it does not have."""
     if name not in _ENGINES:
         raise ValueError(f"parameter 'engine' has the bad value {name!r}; known are {', '.join(_ENGINES)}")
+    if options.lora_adapters and name not in _WITH_ADAPTERS:
+        able = ", ".join(_WITH_ADAPTERS)
+        raise ValueError(f"parameter 'lora_adapters': the engine {name} has no LoRA, {able} has; or merge the adapter")
     module, _, attribute = _ENGINES[name].partition(":")
     factory = cast(Callable[[EngineOptions], Engine], getattr(import_module(module), attribute))
     return factory(options)

@@ -110,7 +110,7 @@ class ImageSpan:
 
     features [n, d] float32, one row per placeholder token, or the promise of them; grid is Hugging Face's
     image_grid_thw; digest is the key of everything that is cached about the image. seconds_per_grid is the time between
-    the patches of a video, 0 for an image.
+    the patches of a video, 0 for an image. Features `beside` the prompt are attended to, and one token stands for all.
     """
 
     start: int
@@ -118,10 +118,11 @@ class ImageSpan:
     grid: tuple[int, int, int]
     digest: bytes
     seconds_per_grid: float = 0.0
+    beside: bool = False
 
     @property
     def end(self) -> int:
-        return self.start + len(self.features)
+        return self.start + (1 if self.beside else len(self.features))
 
     @property
     def array(self) -> Array | None:
@@ -134,7 +135,7 @@ class GenerationRequest:
     """One prompt, placeholders already expanded to one token per image feature, and how to continue it.
 
     After `deadline`, a moment of time.monotonic(), it ends with DeadlineExceeded. Requests with different `cache_salt`
-    never find each other's prefixes.
+    never find each other's prefixes. `lora_name` is one of the engine's adapters, or empty for none.
     """
 
     id: int
@@ -143,6 +144,7 @@ class GenerationRequest:
     images: tuple[ImageSpan, ...] = ()
     deadline: float | None = None
     cache_salt: str = ""
+    lora_name: str = ""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ TRITON_METRICS = {
     "nv_gpu_memory_total_bytes",
 }
 # Told to the entries and to docker/tritonserver.sh, not to the gateway.
-OTHER_VARIABLES = {"TRIMODAL_GRPC_ENDPOINT"}
+OTHER_VARIABLES = {"TRIMODAL_VISION_ENDPOINT"}
 
 
 def tool(name: str) -> str:
@@ -93,6 +93,15 @@ def test_dockerfiles_copy_what_exists_and_run_as_nobody_special(file: Path) -> N
     assert last[0] == "USER 10001:10001" and last[1].startswith("HEALTHCHECK") and len(last) == 3
     named = {name for line in lines for name in re.findall(r"TRIMODAL_\w+", line)}
     assert named <= known_variables()
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: str(file.stem))
+def test_what_an_image_is_built_on_is_one_argument_that_takes_a_digest(file: Path) -> None:
+    text, readme = file.read_text(), (DOCKER / "README.md").read_text()
+    arguments = dict(re.findall(r"^ARG (\w+_IMAGE)=(\S+)$", text, re.MULTILINE))
+    assert set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) == {f"${{{name}}}" for name in arguments} != set()
+    for name, image in arguments.items():
+        assert re.fullmatch(r"[a-z.]+(/[a-z]+)+:[\w.-]+", image) and f"`{name}`" in readme
 
 
 @pytest.fixture
@@ -164,11 +173,12 @@ def test_the_health_check_asks_for_the_entries_that_are_served(models: str, up: 
 # Compose
 
 
-def compose(*overlays: str) -> dict[str, Any]:
+def compose(*overlays: str, **variables: str) -> dict[str, Any]:
     """As podman-compose understands the files: merged, with anchors and variables resolved."""
     files = [DOCKER / "compose.yml", *(DOCKER / f"compose.{name}.yml" for name in overlays)]
     flags = [flag for file in files for flag in ("--file", str(file))]
-    said = run(tool("podman-compose"), "--profile", "metrics", "--dry-run", *flags, "config", cwd=DOCKER)
+    command = (tool("podman-compose"), "--profile", "metrics", "--dry-run", *flags, "config")
+    said = run(*command, cwd=DOCKER, env={**os.environ, **variables})
     found: dict[str, Any] = yaml.safe_load(said)
     return found
 
@@ -203,7 +213,16 @@ def test_gpus_are_asked_for_where_they_should_be() -> None:
     apart = compose("encoder")["services"]
     served = [apart[name]["environment"]["MODELS"].split() for name in ("triton", "encoder")]
     assert "llm" in served[0] and served[1] == ["image_frontend", "vision_encoder", "vision"]
-    assert apart["triton"]["environment"]["TRIMODAL_GRPC_ENDPOINT"] == "encoder:8001"
+    assert apart["triton"]["environment"]["TRIMODAL_VISION_ENDPOINT"] == "encoder:8001"
+
+
+def test_images_from_outside_are_pinned_by_the_environment() -> None:
+    pinned = "docker.io/some/image:1@sha256:" + 64 * "0"
+    services = compose("trtllm", PROMETHEUS_IMAGE=pinned, GRAFANA_IMAGE=pinned)["services"]
+    assert services["prometheus"]["image"] == services["grafana"]["image"] == pinned
+    # An argument without a value is the environment's, if it is there.
+    passed = {name: set(service["build"]["args"]) for name, service in services.items() if "build" in service}
+    assert passed["gateway"] == {"PYTHON_IMAGE"} and {"TRITON_IMAGE", "TRTLLM_IMAGE"} <= passed["triton"]
 
 
 def test_prometheus_asks_the_services() -> None:
@@ -287,7 +306,7 @@ def test_the_overlays_change_what_they_should() -> None:
     assert llm["image"] == "trimodal-trtllm:0.1.0" and encoder["image"] == "trimodal-triton:0.1.0"
     assert all(each["resources"]["limits"]["nvidia.com/gpu"] == 1 for each in (llm, encoder))
     variables = {each["name"]: each.get("value") for each in llm["env"]}
-    assert variables["MODELS"] == "llm tokenizer" and variables["TRIMODAL_GRPC_ENDPOINT"] == "trimodal-encoder:8001"
+    assert variables["MODELS"] == "llm tokenizer" and variables["TRIMODAL_VISION_ENDPOINT"] == "trimodal-encoder:8001"
     assert {"name": "models", "mountPath": "/models", "readOnly": True} in llm["volumeMounts"]
     assert "nvidia.com/gpu" not in json.dumps(deployments["trimodal-gateway"])
 

@@ -13,6 +13,7 @@ from gateway.errors import Unavailable
 from gateway.openapi import described
 from gateway.responses import json_response
 from gateway.schemas.answers import Health, Status
+from gateway.settings import split
 
 router = APIRouter(tags=["operation"])
 
@@ -49,7 +50,7 @@ async def health(services: ServicesDep) -> Response:
 @router.get("/metrics", **described(texts=["text/plain"]))
 async def metrics(services: ServicesDep) -> Response:
     """Prometheus text: the gateway's own numbers and Triton's."""
-    text = await services.metrics.render(services.settings.triton_metrics)
+    text = await services.metrics.render(split(services.settings.triton_metrics))
     return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

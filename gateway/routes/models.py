@@ -5,19 +5,24 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from gateway.deps import ServicesDep
-from gateway.errors import ModelNotFound
+from gateway.errors import ModelNotFound, Unavailable
 from gateway.openapi import FOUND, described
 from gateway.responses import json_response
 from gateway.schemas.answers import ModelCard, ModelList
 
 router = APIRouter(tags=["models"])
 
+STARTING = {503: "The first models are still loading."}
 
-@router.get("/v1/models", **described(ModelList))
-@router.get("/api/v1/models", **described(ModelList))
+
+@router.get("/v1/models", **described(ModelList, errors=STARTING))
+@router.get("/api/v1/models", **described(ModelList, errors=STARTING))
 async def list_models(services: ServicesDep) -> Response:
     """The models that this key may use, under all their names."""
     discovery = services.discovery
+    # An empty list would look like an answer to those who wait for the server.
+    if discovery.is_starting:
+        raise Unavailable("No model is served yet.")
     return json_response({"object": "list", "data": [discovery.card(model_id) for model_id in discovery.visible_ids()]})
 
 

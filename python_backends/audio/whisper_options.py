@@ -12,6 +12,7 @@ class WhisperOptions:
     """Parameters of the `whisper` entry, see docs/contracts.md; max_duration and chunk_length_s are in seconds."""
 
     model: str
+    engine: Literal["torch", "tensorrt_llm"] = "torch"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_batch: int = 8
     max_waiting: int = 64
@@ -21,6 +22,11 @@ class WhisperOptions:
     alignment_heads: str = ""
 
     def __post_init__(self) -> None:
+        if self.engine == "tensorrt_llm":
+            raise ValueError(
+                "parameter 'engine' is 'tensorrt_llm': the LLM API of TensorRT-LLM 1.2.1 has no Whisper, and that of "
+                "the line after it takes sound instead of windows, and tells no times of words; use torch"
+            )
         for name in ("max_batch", "max_waiting", "decode_workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"parameter {name!r} must be at least 1, got {getattr(self, name)}")

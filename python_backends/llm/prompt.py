@@ -35,7 +35,7 @@ class Prompt:
 
     @property
     def num_image_tokens(self) -> int:
-        return sum(len(image.features) for image in self.images)
+        return sum(image.end - image.start for image in self.images)
 
 
 class Prompter:
@@ -54,8 +54,11 @@ class Prompter:
         config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
         self._image_token_id: int | None = getattr(config, "image_token_id", None)
         self._video_token_id: int | None = getattr(config, "video_token_id", None)
-        added = self.tokenizer.added_tokens_decoder.values()
-        self._specials = sorted({_OPEN, *(token.content for token in added if token.special)}, key=len, reverse=True)
+        # Then features do not take the placeholder's place: layers of their own attend to them.
+        self._beside = bool(getattr(config.get_text_config(), "cross_attention_layers", None))
+        special = {number: token for number, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        self._no_text = {*special, self._image_token_id, self._video_token_id}
+        self._specials = sorted({_OPEN, *(token.content for token in special.values())}, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, self._specials)))
 
     @property
@@ -94,18 +97,52 @@ class Prompter:
 
     def expand(self, ids: list[int], images: list[ImageFeatures], videos: list[ImageFeatures] | None = None) -> Prompt:
         """Put one token per feature in place of each placeholder. Raises InvalidInput if the counts differ."""
-        found = self._placed(ids, self._image_token_id, images, "image")
+        found = self._placed(ids, self._image_mark(ids, images), images, "image")
         found |= self._placed(ids, self._video_token_id, videos or [], "video")
         expanded: list[int] = []
         spans: list[ImageSpan] = []
         rest = 0
         for place, image in sorted(found.items(), key=lambda each: each[0]):
-            expanded += ids[rest:place]
-            block = self._image_ids(image, ids[place])
-            spans += _spans(image, block, len(expanded), ids[place])
-            expanded += block
+            expanded = self._join(expanded, ids[rest:place])
+            placeholder = cast(
+                int, self._video_token_id if ids[place] == self._video_token_id else self._image_token_id
+            )
+            block = self._image_ids(image, placeholder)
+            expanded = self._join(expanded, block)
+            start = len(expanded) - len(block)
+            if self._beside:
+                spans.append(ImageSpan(start, image.features, image.grid, image.digest, beside=True))
+            else:
+                spans += _spans(image, block, start, placeholder)
             rest = place + 1
-        return Prompt((*expanded, *ids[rest:]), tuple(spans))
+        return Prompt(tuple(self._join(expanded, ids[rest:])), tuple(spans))
+
+    def _join(self, left: list[int], right: list[int]) -> list[int]:
+        """Both, and the text where they meet as if tokenized at once: Gemma 3's images bring line breaks."""
+        tail = list(itertools.takewhile(self._is_text, reversed(left)))[::-1]
+        head = list(itertools.takewhile(self._is_text, right)) if tail else []
+        if not head:
+            return left + right
+        words = [self.backend.decode(part, skip_special_tokens=False) for part in (tail, head)]
+        whole, *parts = (self.backend.encode(text, add_special_tokens=False).ids for text in ("".join(words), *words))
+        # What comes back as something else stays as it is, such as a special token that a user typed.
+        if parts != [tail, head] or not all(map(self._is_text, whole)):
+            return left + right
+        return left[: -len(tail)] + whole + right[len(head) :]
+
+    def _is_text(self, token_id: int) -> bool:
+        return token_id not in self._no_text
+
+    def _image_mark(self, ids: list[int], images: list[ImageFeatures]) -> int | None:
+        """The token that stands for an image until its features are known: the placeholder, in most families.
+
+        In Gemma 3 it is the mark that then goes before the placeholders.
+        """
+        if self._image_token_id is None or self._image_token_id in ids or not images:
+            return self._image_token_id
+        block = self._image_ids(images[0], self._image_token_id)
+        first = block.index(self._image_token_id)
+        return block[max(0, first - 1)]
 
     def _placed(
         self, ids: list[int], placeholder: int | None, media: list[ImageFeatures], kind: str
@@ -120,6 +157,8 @@ class Prompter:
 
     def _image_ids(self, image: ImageFeatures, placeholder: int) -> list[int]:
         """The tokens that take the place of a placeholder; as many placeholders among them as features."""
+        if self._beside:
+            return [placeholder]
         if not image.prompt:
             return [placeholder] * len(image.features)
         ids = list(self.backend.encode(image.prompt, add_special_tokens=False).ids)

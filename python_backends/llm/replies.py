@@ -88,7 +88,7 @@ class Reply:
         self._open = {index: _Continuation(request.sampling, tokenizer, style) for index in range(request.sampling.n)}
         self._constant = {
             "num_input_tokens": _int(self.num_prompt_tokens),
-            "num_image_tokens": _int(sum(len(image.features) for image in request.images)),
+            "num_image_tokens": _int(sum(image.end - image.start for image in request.images)),
         }
 
     def wants(self, index: int) -> bool:

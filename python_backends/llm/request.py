@@ -43,6 +43,7 @@ class ChatRequest:
     echo: bool
     timeout_s: float | None
     cache_salt: str
+    lora_name: str
     sampling: SamplingParams
 
 
@@ -108,6 +109,7 @@ def read_request(tensors: Tensors, defaults: SamplingParams) -> ChatRequest:
         echo=not tensors.scalar("exclude_input_in_output", True),
         timeout_s=_timeout(given.get("timeout_s")),
         cache_salt=_salt(given.get("cache_salt")),
+        lora_name=tensors.text("lora_name"),
         sampling=_sampling(tensors, given, defaults),
     )
 

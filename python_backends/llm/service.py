@@ -7,9 +7,10 @@ import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,16 +78,18 @@ class LlmService:
         with load_errors_named(args["model_name"]):
             folder = entry_folder(args)
             options = read_options(LlmOptions, entry_parameters(args), folder)
-            self._start(options, checkpoint_path(folder, options.model), MetricBoard(args["model_name"]))
+            self._start(_located(options, folder), MetricBoard(args["model_name"]))
 
-    def _start(self, options: LlmOptions, model: str, board: MetricBoard) -> None:
+    def _start(self, options: LlmOptions, board: MetricBoard) -> None:
+        model = options.model
         shared = {option.name: getattr(options, option.name) for option in fields(EngineOptions)}
         self._options = options
         self._prompter = Prompter(model, options.chat_template, options.trust_remote_code)
         self._defaults = default_sampling(model)
-        self._engine: Engine = create_engine(options.engine, EngineOptions(**{**shared, "model": model}))
+        self._engine: Engine = create_engine(options.engine, EngineOptions(**shared))
         # The launcher chooses the port, so the repository cannot know it.
-        endpoint = options.vision_endpoint or os.environ.get("TRIMODAL_GRPC_ENDPOINT", "127.0.0.1:8001")
+        here = os.environ.get("TRIMODAL_GRPC_ENDPOINT", "127.0.0.1:8001")
+        endpoint = options.vision_endpoint or os.environ.get("TRIMODAL_VISION_ENDPOINT", here)
         self._vision = VisionClient(endpoint, options.vision_model, options.encoder_cache_bytes)
         self._outbox = Outbox(
             self._engine.cancel,
@@ -137,11 +140,12 @@ class LlmService:
         if self._closing:
             raise DependencyDown("the model is being unloaded")
         request = read_request(arrival.inputs, self._defaults)
+        self._check_adapter(request.lora_name)
         deadline = _deadline(arrival, request)
         prompt = self._prompt(request)
         sampling = self._with_bad_words(request)
         generation = GenerationRequest(
-            next(self._ids), prompt.ids, sampling, prompt.images, deadline, request.cache_salt
+            next(self._ids), prompt.ids, sampling, prompt.images, deadline, request.cache_salt, request.lora_name
         )
         arrival.timings.prepared = time.monotonic()
         reply = self._reply(request, generation, arrival)
@@ -209,12 +213,23 @@ class LlmService:
         if limit is not None and number > limit:
             raise InvalidInput(f"limit_mm_per_prompt allows {limit} {kind}s, got {number}", kind)
 
+    def _check_adapter(self, name: str) -> None:
+        adapters = self._options.lora_adapters or {}
+        if name and name not in adapters:
+            raise InvalidInput(f"{name!r} is not an adapter; known are {', '.join(adapters) or 'none'}", "lora_name")
+
     def _with_bad_words(self, request: ChatRequest) -> SamplingParams:
         if not request.bad_words:
             return request.sampling
         # Only here, because it takes the tokenizer that request.py refuses to know.
         ids = tuple(ids for word in request.bad_words for ids in self._prompter.word_ids(word))
         return SamplingParams(**{**vars(request.sampling), "bad_words_ids": ids})
+
+
+def _located(options: LlmOptions, folder: Path) -> LlmOptions:
+    """Paths that begin at the entry's folder become absolute."""
+    adapters = {name: checkpoint_path(folder, path) for name, path in (options.lora_adapters or {}).items()}
+    return replace(options, model=checkpoint_path(folder, options.model), lora_adapters=adapters)
 
 
 def _fitting(wishes: list[Wishes], media: list[bytes]) -> list[Wishes] | None:

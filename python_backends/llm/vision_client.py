@@ -29,7 +29,12 @@ from python_backends.metrics import EncoderCacheStats
 _TIMEOUT_S = 60.0
 # Triton answers this itself, without the model; who does not is as good as gone.
 _IDENTITY_TIMEOUT_S = 5.0
-_CHANNEL_OPTIONS = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+_CHANNEL_OPTIONS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # By itself gRPC keeps to the first of a name's addresses, and one encoder would have all the work.
+    ("grpc.lb_policy_name", "round_robin"),
+]
 _WIRE_TEXT = re.compile(r"\[([A-Z_]+)\] (?:(\w+): )?(.*)", re.DOTALL)
 _CALLERS_FAULT = {kind.code: kind for kind in (InvalidInput, ContextOverflow, Unsupported, QueueFull)}
 
@@ -53,12 +58,17 @@ class Question:
 
 
 class VisionClient:
-    """Asks `model` at `endpoint` for what the cache of `cache_bytes` does not hold, once for all who want it now."""
+    """Asks `model` at `endpoint` for what the cache of `cache_bytes` does not hold, once for all who want it now.
+
+    Of a name with several addresses each is asked in its turn.
+    """
 
     def __init__(self, endpoint: str, model: str, cache_bytes: int) -> None:
         self._model = model
-        self._channel = grpc.insecure_channel(endpoint, options=_CHANNEL_OPTIONS)
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        # One for each kind of call: every image brings the same number of questions for the identity, and in turns with
+        # those all images of a quiet hour would go to one of two encoders. Their connections are shared.
+        self._channels = [grpc.insecure_channel(endpoint, options=_CHANNEL_OPTIONS) for _ in range(2)]
+        self._stub, self._identity_stub = map(service_pb2_grpc.GRPCInferenceServiceStub, self._channels)
         self._cache = FeatureCache(cache_bytes)
         self._flights: dict[bytes, Future[ImageFeatures]] = {}
         self._identity = b""
@@ -151,10 +161,11 @@ class VisionClient:
 
     def _config(self, name: str) -> Any:
         timeout = _IDENTITY_TIMEOUT_S if self._identity else _TIMEOUT_S
-        return self._stub.ModelConfig.future(service_pb2.ModelConfigRequest(name=name), timeout=timeout)
+        return self._identity_stub.ModelConfig.future(service_pb2.ModelConfigRequest(name=name), timeout=timeout)
 
     def close(self) -> None:
-        self._channel.close()
+        for channel in self._channels:
+            channel.close()
 
 
 def _digest(kind: str, data: bytes, wishes: Wishes, identity: bytes) -> bytes:

@@ -28,6 +28,7 @@ from python_backends.errors import (
 )
 from python_backends.features import LazyFeatures
 from python_backends.tensorrt_llm_engine import arguments
+from python_backends.tensorrt_llm_engine.adapters import lora_arguments
 from python_backends.tensorrt_llm_engine.checkpoint import read_checkpoint
 from python_backends.tensorrt_llm_engine.library import Library, check_call, load_library
 from python_backends.tensorrt_llm_engine.sequence import Sequence
@@ -45,9 +46,12 @@ class TensorRTLLMEngine:
         self._options = options
         self._checkpoint = read_checkpoint(options)
         self.max_model_len = self._checkpoint.max_model_len
+        lora = self._lora()
+        self._adapters = {"": None, **self._lora_requests()}
         self._check_library()
         self._llm = self._library.llm(
             **arguments.llm_arguments(options, self.max_model_len),
+            **lora,
             kv_cache_config=self._library.kv_cache_config(**arguments.kv_cache_arguments(options)),
         )
         self._waiting: list[Sequence] = []
@@ -177,6 +181,24 @@ class TensorRTLLMEngine:
             "sampling_params": library.sampling_params(**self._sampling(sequence)),
             "streaming": True,
             "cache_salt": arguments.cache_salt(request.cache_salt, request.images),
+            # The library's own block keys hold the adapter's number, so prefixes need no salt for it.
+            "lora_request": self._adapters[request.lora_name],
+        }
+
+    def _lora(self) -> dict[str, Any]:
+        """The arguments of `LLM(...)` for adapters."""
+        if not self._options.lora_adapters:
+            return {}
+        given = lora_arguments(self._options.lora_adapters)
+        check_call(self._library, self._library.lora_config, given)
+        # With CUDA graphs an adapter's output was not the same, by NVIDIA/TensorRT-LLM#5480.
+        return {"lora_config": self._library.lora_config(**given), "cuda_graph_config": None}
+
+    def _lora_requests(self) -> dict[str, Any]:
+        numbered = enumerate((self._options.lora_adapters or {}).items(), 1)
+        return {
+            name: self._library.lora_request(lora_name=name, lora_int_id=number, lora_path=folder)
+            for number, (name, folder) in numbered
         }
 
     def _sampling(self, sequence: Sequence) -> dict[str, Any]:

@@ -22,6 +22,8 @@ class Library:
     sampling_params: Callable[..., Any]
     kv_cache_config: Callable[..., Any]
     guided_decoding_params: Callable[..., Any]
+    lora_config: Callable[..., Any]
+    lora_request: Callable[..., Any]
     tensor: Callable[[Any], Any]
 
 
@@ -29,6 +31,9 @@ def load_library() -> Library:
     """Import TensorRT-LLM. Raises ImportError or ValueError, saying what is missing."""
     try:
         package, llmapi = import_module("tensorrt_llm"), import_module("tensorrt_llm.llmapi")
+        # LoraConfig has moved between versions; where it is a type of an argument it always is.
+        llm_args = import_module("tensorrt_llm.llmapi.llm_args")
+        request = import_module("tensorrt_llm.executor.request")
     except ModuleNotFoundError as error:
         raise ImportError(
             f"the engine tensorrt_llm needs the package tensorrt-llm {OLDEST} or newer, and a module is missing: "
@@ -40,6 +45,8 @@ def load_library() -> Library:
         llmapi.SamplingParams,
         llmapi.KvCacheConfig,
         llmapi.GuidedDecodingParams,
+        llm_args.LoraConfig,
+        request.LoRARequest,
         _float_tensor,
     )
 

@@ -6,9 +6,10 @@ the new keys and values in the sequences' slots and lets every token attend to i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Ordered
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -18,6 +19,9 @@ from python_backends.torch_engine.blocks import attend_blocks
 from python_backends.torch_engine.cache import KVCache
 from python_backends.torch_engine.rows import Extent, Rows, Run
 from python_backends.torch_engine.scores import Scores
+
+if TYPE_CHECKING:
+    from python_backends.torch_engine.cross_attention import CrossAttention
 
 ATTENTION_NAME = "trimodal_slots"
 Attend = Callable[
@@ -37,10 +41,22 @@ class Layer:
 
 
 class StepContext:
-    """Travels through the model's keyword arguments to every attention layer; what layers share is made once."""
+    """Travels through the model's keyword arguments to every attention layer; what layers share is made once.
 
-    def __init__(self, cache: KVCache, rows: Rows, dtype: torch.dtype, device: torch.device) -> None:
-        self.cache, self.rows = cache, rows
+    `mutual` are, by slot, the ranges of tokens in a chunk that see each other in both directions; `images` is there if
+    a sequence of the step has images beside its prompt.
+    """
+
+    def __init__(
+        self,
+        cache: KVCache,
+        rows: Rows,
+        dtype: torch.dtype,
+        device: torch.device,
+        mutual: Mapping[int, Ordered[range]],
+        images: CrossAttention | None = None,
+    ) -> None:
+        self.cache, self.rows, self.mutual, self.images = cache, rows, mutual, images
         # Where the new keys and values of the sequences that decode go.
         self.slots = torch.tensor([extent.slot for extent in rows.decodes], device=device)
         self.positions = torch.tensor([extent.start for extent in rows.decodes], device=device)
@@ -52,25 +68,26 @@ class StepContext:
         key = (run.first, window)
         if key not in self._masks:
             ends = torch.tensor(run.ends, device=self._device)[:, None]
-            self._masks[key] = self._to_add(_seen(ends - 1, run.length, window))
+            seen = sees(ends - 1, torch.arange(run.length, device=self._device), window)
+            self._masks[key] = None if seen.all() else self._to_add(seen)
         mask = self._masks[key]
         return None if mask is None else mask[:, None, None]
 
     def chunk_mask(self, extent: Extent, window: int | None) -> torch.Tensor | None:
         """[rows, extent.end] to add to the scores of a chunk; None when plain causal attention is meant."""
         key = (extent.first, window)
+        mutual = self.mutual.get(extent.slot, ())
         # The library's own causal flag aligns its mask with the first row, which is right for a first chunk only.
-        if extent.start == 0 and (window is None or extent.end <= window):
+        if extent.start == 0 and (window is None or extent.end <= window) and not mutual:
             return None
         if key not in self._masks:
             positions = torch.arange(extent.start, extent.end, device=self._device)[:, None]
-            self._masks[key] = self._to_add(_seen(positions, extent.end, window))
+            keys = torch.arange(extent.end, device=self._device)
+            self._masks[key] = self._to_add(sees(positions, keys, window, mutual))
         return self._masks[key]
 
-    def _to_add(self, seen: torch.Tensor) -> torch.Tensor | None:
+    def _to_add(self, seen: torch.Tensor) -> torch.Tensor:
         """Made once per step: the library would turn a boolean mask into this in every layer."""
-        if seen.all():
-            return None
         return torch.zeros(seen.shape, dtype=self._dtype, device=self._device).masked_fill_(~seen, -torch.inf)
 
 
@@ -91,6 +108,8 @@ def slot_attention(
 
     What `others` may hold is checked once, by structure.py.
     """
+    if step.images and module.layer_idx in step.images.layers:
+        return step.images.attend(module.layer_idx, query, scaling), None  # type: ignore[arg-type]
     how = attend if softcap is None and s_aux is None else Scores(softcap, s_aux).attend
     rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
     layer = Layer(module.layer_idx, scaling, sliding_window, how)  # type: ignore[arg-type]
@@ -180,18 +199,27 @@ def _attend_chunk(
 ) -> torch.Tensor:
     """query [rows, heads, head_dim] -> [rows, heads, value_dim]."""
     keys, values = keys[extent.slot, :, : extent.end], values[extent.slot, :, : extent.end]
-    if layer.attend is attend and query.dtype == torch.bfloat16 and query.device.type == "cpu":
+    is_causal = extent.slot not in step.mutual
+    if layer.attend is attend and query.dtype == torch.bfloat16 and query.device.type == "cpu" and is_causal:
         return attend_blocks(query, keys, values, extent.start, layer.window, layer.scaling)
     mask = step.chunk_mask(extent, layer.window)
     attended = layer.attend(query.transpose(0, 1)[None], keys[None], values[None], mask, mask is None, layer.scaling)
     return attended[0].transpose(0, 1)
 
 
-def _seen(positions: torch.Tensor, length: int, window: int | None) -> torch.Tensor:
-    """positions [rows, 1] -> [rows, length] bool: a token sees itself and what is before it, in a window of w w - 1."""
-    earlier = torch.arange(length, device=positions.device)[None, :]
-    seen = earlier <= positions
-    return seen if window is None else seen & (earlier > positions - window)
+def sees(positions: torch.Tensor, keys: torch.Tensor, window: int | None, mutual: Ordered[range] = ()) -> torch.Tensor:
+    """positions [rows, 1], keys [length] -> [rows, length] bool: which tokens see which keys, by where both are.
+
+    A token sees itself and what is before it, in a window of w w - 1; what is after it inside a range of `mutual` only.
+    """
+    seen = keys <= positions
+    for run in mutual:
+        seen = seen | _inside(positions, run) & _inside(keys, run)
+    return seen if window is None else seen & (keys > positions - window)
+
+
+def _inside(positions: torch.Tensor, run: range) -> torch.Tensor:
+    return (positions >= run.start) & (positions < run.stop)
 
 
 AttentionInterface.register(ATTENTION_NAME, slot_attention)

@@ -15,7 +15,7 @@ import torch
 
 @dataclass(frozen=True)
 class LayerShape:
-    """Layers may differ, and keys may be wider than values (DeepSeek)."""
+    """Layers may differ, and keys may be wider than values (DeepSeek); none has keys that attends to images only."""
 
     num_kv_heads: int
     key_dim: int
@@ -72,6 +72,8 @@ class KVCache:
         if shape.device.type != "cpu":
             return torch.zeros(size, dtype=shape.dtype, device=shape.device)
         slot_bytes = math.prod(size[1:]) * shape.dtype.itemsize
+        if not slot_bytes:
+            return torch.zeros(size, dtype=shape.dtype)
         region = mmap.mmap(-1, size[0] * slot_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
         self._regions.append((region, slot_bytes))
         return torch.frombuffer(region, dtype=shape.dtype).view(size)

@@ -33,7 +33,7 @@ from python_backends.torch_engine.runner import Runner
 from python_backends.torch_engine.sampler import Draw, Sampler
 from python_backends.torch_engine.scheduler import Scheduler, Step
 from python_backends.torch_engine.self_check import check_model
-from python_backends.torch_engine.sequence import Sequence, content_keys
+from python_backends.torch_engine.sequence import Sequence, content_keys, mutual_ranges
 from python_backends.torch_engine.slots import SlotPool
 from python_backends.types import Emit, FinishReason, GenerationRequest, ImageSpan, TokenEvent
 
@@ -97,7 +97,9 @@ class TorchEngine:
         limit, guide = min(self.max_model_len, self._max_tokens_in_cache), request.sampling.guide
         max_tokens = check_request(request, limit, self._model.vocab_size, self._max_num_seqs)
         constraint = self._guidance.compile(guide) if guide else None
-        self._inbox.put(Sequence(request, emit, content_keys(request), max_tokens, constraint=constraint))
+        mutual = mutual_ranges(request.images) if self._model.images_are_mutual else ()
+        keys = content_keys(request, mutual)
+        self._inbox.put(Sequence(request, emit, keys, max_tokens, constraint=constraint, mutual=mutual))
 
     def cancel(self, request_id: int, index: int | None = None) -> None:
         self._inbox.put(Cancel(request_id, index))

@@ -16,8 +16,8 @@ _PACK_INT8 = torch.ops.onednn.qlinear_prepack
 _LINEAR_INT8 = torch.ops.onednn.qlinear_pointwise
 # Unsigned activations: oneDNN has quick kernels for those only.
 _ZERO_POINT = 128
-# Weights that share a scale and a zero; the ATen kernel allows 32, 64, 128 and 256.
-_INT4_GROUP = 32
+# How many weights may share a scale and a zero in the ATen kernel; the least is the most exact.
+INT4_GROUPS = (32, 64, 128, 256)
 
 
 class Kernel(Protocol):
@@ -77,16 +77,25 @@ class Int4WeightOnly:
     """Weights int4, a scale and a zero for every 32 of them."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, rows: int) -> None:
-        rounded, self._scales = int4_weight(weight, _INT4_GROUP)
+        self._pack(*int4_weight(weight, INT4_GROUPS[0]), bias)
+
+    def _pack(self, levels: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None) -> None:
         # The second argument belongs to the CUDA layout and is not used here.
-        self._weight = torch.ops.aten._convert_weight_to_int4pack_for_cpu(rounded, 1)
-        self._bias = bias
+        self._weight = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 1)
+        self._scales, self._bias, self._group = scales, bias, levels.shape[1] // len(scales)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        product = torch.ops.aten._weight_int4pack_mm_for_cpu(flat, self._weight, _INT4_GROUP, self._scales)
+        product = torch.ops.aten._weight_int4pack_mm_for_cpu(flat, self._weight, self._group, self._scales)
         product = product.view(*x.shape[:-1], -1)
         return _as_tensor(product if self._bias is None else product.add_(self._bias))
+
+
+class Int4Levels(Int4WeightOnly):
+    """Weights that the checkpoint has in int4: no rounding. levels [out, in] in 0..15, scales as from `int4_weight`."""
+
+    def __init__(self, levels: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self._pack(levels.int(), scales, bias)
 
 
 KERNELS: dict[str, type[Kernel]] = {

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from python_backends.torch_engine.kernels import KERNELS, Kernel
+from python_backends.torch_engine.kernels import KERNELS, Int4Levels, Kernel
 
 # Children of one module that are called one after the other with the same input, in the order of their calls.
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -29,6 +29,19 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.kernel(x)
+
+
+class Int4Linear(nn.Module):
+    """A layer that the checkpoint has in int4, from loading to packing; it cannot be called.
+
+    levels uint8 [out, in] in 0..15; scales [in / group, out, 2], see `kernels.int4_weight`.
+    """
+
+    def __init__(self, levels: torch.Tensor, scales: torch.Tensor, bias: nn.Parameter | None) -> None:
+        super().__init__()
+        self.levels, self.scales = nn.Buffer(levels), nn.Buffer(scales)
+        self.bias = bias
+        self.out_features, self.in_features = levels.shape
 
 
 class Part(nn.Module):
@@ -75,6 +88,8 @@ def pack_linears(root: nn.Module, quantization: str) -> int:
 
 
 def _packs(layer: Any, quantization: str) -> bool:
+    if type(layer) is Int4Linear:
+        return True
     # Exactly a linear layer: a subclass may have a forward of its own.
     if type(layer) is not nn.Linear or layer.weight.device.type != "cpu":
         return False
@@ -94,16 +109,17 @@ def _groups(module: nn.Module, quantization: str) -> Iterator[tuple[str, ...]]:
     yield from ((name,) for name in names)
 
 
-def _alike(layers: list[nn.Linear]) -> bool:
-    return len({(layer.in_features, layer.bias is None) for layer in layers}) == 1
+def _alike(layers: list[Any]) -> bool:
+    kinds = {
+        (type(layer), layer.in_features, layer.bias is None, len(getattr(layer, "scales", ()))) for layer in layers
+    }
+    return len(kinds) == 1
 
 
 @torch.no_grad()
 def _replace(module: nn.Module, names: tuple[str, ...], kind: type[Kernel]) -> None:
-    layers: list[nn.Linear] = [getattr(module, name) for name in names]
-    weight = torch.cat([layer.weight for layer in layers]) if len(layers) > 1 else layers[0].weight
-    bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
-    kernel = kind(weight.detach(), bias, _MIN_ROWS)
+    layers: list[Any] = [getattr(module, name) for name in names]
+    kernel = _kernel(layers, kind)
     if len(layers) == 1:
         setattr(module, names[0], PackedLinear(kernel))
         return
@@ -111,3 +127,13 @@ def _replace(module: nn.Module, names: tuple[str, ...], kind: type[Kernel]) -> N
     shared = Shared(kernel, ends[-1])
     for name, (start, end) in zip(names, pairwise(ends), strict=True):
         setattr(module, name, Part(shared, slice(start, end)))
+
+
+def _kernel(layers: list[Any], kind: type[Kernel]) -> Kernel:
+    """One for all layers, which are alike."""
+    bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
+    if isinstance(layers[0], Int4Linear):
+        levels, scales = [layer.levels for layer in layers], [layer.scales for layer in layers]
+        return Int4Levels(torch.cat(levels), torch.cat(scales, dim=1), bias)
+    weight = torch.cat([layer.weight for layer in layers]) if len(layers) > 1 else layers[0].weight
+    return kind(weight.detach(), bias, _MIN_ROWS)

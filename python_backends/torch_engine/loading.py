@@ -19,11 +19,11 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from tqdm import tqdm
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.utils import logging as untyped_logging
 
 from python_backends.engine import EngineOptions
 from python_backends.errors import OptionError
+from python_backends.torch_engine.quantized import Tensors, check_quantization, make_weights_plain
 from python_backends.transformers_setup import keep_quiet
 
 # Weights in other formats can run code when they are read.
@@ -32,13 +32,6 @@ _WANTED = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "*.py"]
 _UNWANTED = ["consolidated*.safetensors", "*/*"]
 # The library of the format reads no longer header either.
 _MAX_HEADER_BYTES = 100_000_000
-_LIBRARIES = {
-    "awq": "gptqmodel",
-    "gptq": "gptqmodel",
-    "bitsandbytes": "bitsandbytes",
-    "compressed-tensors": "compressed-tensors",
-    "fp8": "accelerate",
-}
 
 _logging: Any = untyped_logging
 
@@ -51,21 +44,25 @@ def load_model(options: EngineOptions, attention: str) -> Any:
     keep_quiet()
     folder = checkpoint_folder(options.model)
     config = _read_config(folder, options)
-    check_weights(folder)
+    check_quantization(config, check_weights(folder))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sees = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
     loader: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
-    with _load_errors_told(folder, config, device, attention), _weights_counted(folder):
-        model = loader.from_pretrained(
+    make_weights_plain(config, keeps_int4=device == "cpu" and options.quantization in ("none", "int4_weight_only"))
+    with _load_errors_told(folder, config, attention), _weights_counted(folder):
+        model, told = loader.from_pretrained(
             folder,
             config=config,
             dtype=options.dtype,
             attn_implementation=attention,
             trust_remote_code=options.trust_remote_code,
+            output_loading_info=True,
         )
+    # The library would draw them at random.
+    if missing := sorted(told["missing_keys"]):
+        raise OptionError(f"{folder} lacks {len(missing)} of its weights: {', '.join(missing[:3])}")
     _drop_encoders(model)
-    model = model if _stays_where_it_is(config) else model.to(device)
-    return model.eval().requires_grad_(False)
+    return model.to(device).eval().requires_grad_(False)
 
 
 def checkpoint_folder(model: str) -> Path:
@@ -86,8 +83,8 @@ def checkpoint_folder(model: str) -> Path:
         ) from error
 
 
-def check_weights(folder: Path) -> None:
-    """Raises OptionError if a file of weights is missing, or shorter than its own header says."""
+def check_weights(folder: Path) -> Tensors:
+    """The types and shapes of all weights; OptionError if a file is missing, or shorter than its own header says."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         named = json.loads(index.read_text())["weight_map"].values()
@@ -97,12 +94,11 @@ def check_weights(folder: Path) -> None:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise OptionError(f"{folder} has no weights in the safetensors format")
-    for file in files:
-        _check_length(file)
+    return {name: tensor for file in files for name, tensor in _read_header(file).items() if name != "__metadata__"}
 
 
-def _check_length(file: Path) -> None:
-    """The format: 8 bytes with the length of the header, a JSON header, the tensors."""
+def _read_header(file: Path) -> Tensors:
+    """The format: 8 bytes with the length of the header, a JSON header, the tensors; the file must be just as long."""
     size = file.stat().st_size
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
@@ -115,6 +111,7 @@ def _check_length(file: Path) -> None:
     if not ends or size != expected:
         told = f"; its header says {expected}" if ends else ""
         raise OptionError(f"{file} is damaged or was not copied to its end: it has {size} bytes{told}")
+    return dict(header)
 
 
 def _read_config(folder: Path, options: EngineOptions) -> Any:
@@ -142,49 +139,22 @@ def _read_config(folder: Path, options: EngineOptions) -> Any:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=options.trust_remote_code)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise OptionError(f"{path} cannot be used: {_first_lines(error)}") from error
-    # The library would only warn, and read such weights as plain ones.
-    method = _quantization(config)
-    if not any(name.startswith(method) for name in AUTO_QUANTIZATION_CONFIG_MAPPING):
-        raise OptionError(f"{folder} is quantized with {method!r}, which the library does not know")
     return config
 
 
 @contextmanager
-def _load_errors_told(folder: Path, config: Any, device: str, attention: str) -> Iterator[None]:
-    """The library's errors of loading as one sentence; a quantized checkpoint's names the method and what it wants."""
+def _load_errors_told(folder: Path, config: Any, attention: str) -> Iterator[None]:
+    """The library's errors of loading as one sentence."""
     try:
         yield
     except (ImportError, RuntimeError, ValueError, TypeError, OSError, KeyError, NotImplementedError) as error:
         reason = _first_lines(error)
-        quantization = _quantization(config)
-        if quantization:
-            wants = f" (library {_LIBRARIES[quantization]!r})" if quantization in _LIBRARIES else ""
-            raise OptionError(
-                f"{folder} is quantized with {quantization!r}{wants}, which cannot be loaded on {device} here: {reason}"
-            ) from error
         if attention in reason:
             raise OptionError(
                 f"the torch engine cannot serve the family {config.model_type!r}: "
                 "its layers do not attend through the library's attention interface"
             ) from error
         raise OptionError(f"{folder} cannot be loaded: {reason}") from error
-
-
-def _quantization(config: Any) -> str:
-    """The checkpoint's quantization method, or nothing."""
-    found = getattr(config, "quantization_config", None) or getattr(
-        config.get_text_config(), "quantization_config", None
-    )
-    if not found:
-        return ""
-    plain = found if isinstance(found, dict) else found.to_dict()
-    method = plain.get("quant_method", "unknown")
-    return str(getattr(method, "value", method))
-
-
-def _stays_where_it_is(config: Any) -> bool:
-    # Its loader has put it where it can run, and it refuses to be moved or cast.
-    return _quantization(config) in ("bitsandbytes",)
 
 
 def _drop_encoders(model: Any) -> None:

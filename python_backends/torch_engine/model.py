@@ -15,10 +15,11 @@ from python_backends.engine import EngineOptions
 from python_backends.errors import InvalidInput, OptionError, Unsupported
 from python_backends.torch_engine.attention import ATTENTION_NAME, StepContext
 from python_backends.torch_engine.cache import CacheShape
+from python_backends.torch_engine.cross_attention import ImageStates, Projection, sights
 from python_backends.torch_engine.fused import fuse
 from python_backends.torch_engine.linear import pack_linears
 from python_backends.torch_engine.loading import load_model
-from python_backends.torch_engine.structure import layer_calls
+from python_backends.torch_engine.structure import images_are_mutual, layer_calls
 from python_backends.types import ImageSpan
 
 
@@ -35,15 +36,16 @@ class DecoderModel:
 
     `max_model_len` is the checkpoint's own limit; `eos_token_ids` end a generation unless the request ignores them.
     `feature_size` is the width of image features: `hidden_size`, times one more for each layer that gets its own
-    (DeepStack). `image_problem` says why images cannot be served, if they cannot. `fused` computes the layers where it
-    can; set it to None, and the library's own do.
+    (DeepStack). `image_problem` says why images cannot be served, if they cannot. `images_are_mutual` says whether the
+    tokens of an image see each other in both directions. `image_layers` attend to images beside the prompt. `fused`
+    computes the layers where it can; set it to None, and the library's own do.
     """
 
     def __init__(self, options: EngineOptions) -> None:
         self._model: Any = load_model(options, ATTENTION_NAME)
         self._decoder: PreTrainedModel = self._model.get_decoder()
         self._embed = self._model.get_input_embeddings()
-        self._inner = getattr(self._model, "model", None)
+        self._inner: Any = getattr(self._model, "model", None)
         config = self._model.config.get_text_config()
         self.family: str = self._model.config.model_type
         self.device: torch.device = self._model.device
@@ -51,11 +53,17 @@ class DecoderModel:
         self.max_model_len = _context_length(config) or options.max_model_len
         if not self.max_model_len:
             raise OptionError("the checkpoint does not say how long its context is; parameter 'max_model_len' must")
-        self.vocab_size: int = self._model.get_output_embeddings().weight.shape[0]
         self.hidden_size: int = self._embed.weight.shape[1]
+        # A token that is only ever read has no row in the head (the image's in Llama 3.2 Vision).
+        self.vocab_size: int = max(
+            layer.weight.shape[0] for layer in (self._embed, self._model.get_output_embeddings())
+        )
         self.eos_token_ids = _eos_token_ids(self._model)
-        self._calls = layer_calls(self._model, self._decoder, self.max_model_len)
         self.min_rows = pack_linears(self._model, options.quantization)
+        self._calls = layer_calls(self._model, self._decoder, self.max_model_len)
+        self.image_layers = frozenset(call.index for call in self._calls if call.sees_images)
+        sees = self.image_token_id is not None
+        self.images_are_mutual = sees and images_are_mutual(self._model, self._decoder, self.max_model_len)
         self.fused = fuse(self._decoder, self._calls)
         self.image_problem = ""
 
@@ -69,7 +77,7 @@ class DecoderModel:
     @property
     def image_token_id(self) -> int | None:
         """The placeholder of image features; None for a family that sees no images."""
-        sees = hasattr(self._inner, "get_image_features")
+        sees = hasattr(self._inner, "get_image_features") or bool(self.image_layers)
         return getattr(self._model.config, "image_token_id", None) if sees else None
 
     @cached_property
@@ -81,6 +89,11 @@ class DecoderModel:
     @property
     def patches_per_token(self) -> int:
         return int(getattr(self._vision, "spatial_merge_size", 2)) ** 2
+
+    @property
+    def max_num_tiles(self) -> int:
+        """That an image beside the prompt has, padding included."""
+        return int(self._vision.max_num_tiles)
 
     @property
     def feature_size(self) -> int:
@@ -104,6 +117,8 @@ class DecoderModel:
         if images and self.image_problem:
             reason = f"the torch engine cannot serve images of the family {self.family!r}: {self.image_problem}"
             raise Unsupported(reason, "image")
+        if self.image_layers:
+            _check_tiles(images, self.max_num_tiles)
         if not hasattr(self._inner, "get_rope_index"):
             return torch.arange(len(prompt_ids))[None], 0
         if not images:
@@ -119,13 +134,34 @@ class DecoderModel:
             return self.fused(embeddings, axes, step)
         rows, *deep = torch.split(embeddings[None], self.hidden_size, dim=-1)
         extra = _deepstack(deep) if deep else {}
+        extra |= step.images.arguments if step.images else {}
         output = self._decoder(inputs_embeds=rows, position_ids=axes, use_cache=False, step=step, **extra)
         return cast(torch.Tensor, output.last_hidden_state[0])
 
     @torch.inference_mode()
+    def image_states(self, images: tuple[ImageSpan, ...], step: StepContext) -> ImageStates:
+        """What `image_layers` make of images beside a prompt; `step` has no rows but one of padding."""
+        ordered = sorted(images, key=lambda image: image.start)
+        features = torch.cat([torch.tensor(image.array) for image in ordered]).to(self.device, self.dtype)
+        projection = Projection(self.image_layers)
+        self._decoder(
+            inputs_embeds=features.new_zeros(1, 1, self.hidden_size),
+            position_ids=torch.zeros(1, 1, dtype=torch.long, device=self.device),
+            cross_attention_states=features[None],
+            past_key_values=cast(Any, projection),
+            use_cache=False,
+            step=step,
+        )
+        return ImageStates(projection.kept, sights(images, self.max_num_tiles), len(features))
+
+    @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[rows, hidden] -> [rows, vocabulary] float32, by the checkpoint's own forward: it may scale or cap them."""
-        return cast(torch.Tensor, self._after_decoder(inputs_embeds=hidden[None]).logits[0]).float()
+        return self._whole(self._after_decoder(inputs_embeds=hidden[None]).logits[0])
+
+    def _whole(self, logits: torch.Tensor) -> torch.Tensor:
+        missing = self.vocab_size - logits.shape[-1]
+        return torch.nn.functional.pad(logits.float(), (0, missing), value=-torch.inf) if missing else logits.float()
 
     @torch.inference_mode()
     def own_logits(self, token_ids: list[int], image: ImageSpan | None) -> torch.Tensor:
@@ -134,13 +170,15 @@ class DecoderModel:
         try:
             ids = torch.tensor([token_ids], device=self.device)
             extra = {} if image is None else self._own_image(ids, image)
-            return cast(torch.Tensor, self._model(input_ids=ids, use_cache=False, **extra).logits[0]).float()
+            return self._whole(self._model(input_ids=ids, use_cache=False, **extra).logits[0])
         finally:
             self._model.set_attn_implementation(ATTENTION_NAME)
 
     def _own_image(self, ids: torch.Tensor, image: ImageSpan) -> dict[str, Any]:
         """How the library's models are told of an image whose features are there already."""
         features = torch.tensor(image.array).to(self.device, self.dtype)
+        if image.beside:
+            return self._own_image_beside(ids, image, features)
         first, *deep = torch.split(features, self.hidden_size, dim=-1)
         parameters = inspect.signature(self._model.forward).parameters
         output: Any = BaseModelOutputWithPooling(pooler_output=cast(Any, _Features([first])))
@@ -158,6 +196,14 @@ class DecoderModel:
                 f"{type(self._model).__name__} takes no features, so it cannot be compared with the engine"
             )
         return {name: value for name, value in given.items() if name in parameters}
+
+    def _own_image_beside(self, ids: torch.Tensor, image: ImageSpan, features: torch.Tensor) -> dict[str, Any]:
+        tiles = features.view(self.max_num_tiles, -1, self.hidden_size)
+        # The model asks its tower, which is another entry's, how long a tile is.
+        self._inner.vision_model = _Tower(tiles.shape[1])
+        mask = ids.new_zeros(1, ids.shape[1], 1, self.max_num_tiles)
+        mask[:, image.start :, :, : image.grid[1] * image.grid[2]] = 1
+        return {"cross_attention_states": tiles, "cross_attention_mask": mask}
 
     @cached_property
     def _after_decoder(self) -> Any:
@@ -184,6 +230,14 @@ class _Given(torch.nn.Module):
 
     def forward(self, *args: Any, inputs_embeds: torch.Tensor, **others: Any) -> _Output:
         return _Output((inputs_embeds,))
+
+
+class _Tower(torch.nn.Module):
+    """Of a vision tower, what a language model asks it."""
+
+    def __init__(self, num_patches: int) -> None:
+        super().__init__()
+        self.num_patches = num_patches
 
 
 class _Output(tuple[torch.Tensor, ...]):
@@ -220,6 +274,15 @@ def _context_length(config: Any) -> int:
     named = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
     known = next((value for name in named if (value := getattr(config, name, None))), 0)
     return int(min([known, *limits]))
+
+
+def _check_tiles(images: tuple[ImageSpan, ...], max_tiles: int) -> None:
+    for image in images:
+        if len(image.features) % max_tiles or not 0 < image.grid[1] * image.grid[2] <= max_tiles:
+            raise InvalidInput(
+                f"{len(image.features)} features and the grid {image.grid} are not those of up to {max_tiles} tiles",
+                "image_grid",
+            )
 
 
 def _is_id(value: Any) -> bool:

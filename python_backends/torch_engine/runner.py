@@ -9,8 +9,9 @@ import torch
 
 from python_backends.torch_engine.attention import StepContext
 from python_backends.torch_engine.cache import KVCache
+from python_backends.torch_engine.cross_attention import CrossAttention, ImageStates
 from python_backends.torch_engine.model import DecoderModel
-from python_backends.torch_engine.rows import Rows
+from python_backends.torch_engine.rows import Extent, Rows
 from python_backends.torch_engine.scheduler import Chunk, Step
 from python_backends.torch_engine.sequence import Sequence
 from python_backends.torch_engine.slots import Copy
@@ -40,14 +41,18 @@ class Runner:
         self._model = model
         self._cache = cache
         self._positions: dict[int, PromptPositions] = {}
+        self._images: dict[int, ImageStates] = {}
 
     def admit(self, sequence: Sequence) -> None:
         """Work out the positions of a new sequence's prompt."""
         request = sequence.request
         self._positions[sequence.id] = PromptPositions(*self._model.positions(request.prompt_ids, request.images))
+        if sequence.parent in self._images:
+            self._images[sequence.id] = self._images[sequence.parent]
 
     def forget(self, sequence: Sequence) -> None:
         self._positions.pop(sequence.id, None)
+        self._images.pop(sequence.id, None)
 
     @torch.inference_mode()
     def run(self, step: Step) -> torch.Tensor:
@@ -60,7 +65,9 @@ class Runner:
                 self._cache.forget(move.slot)
         rows = Rows([(_slot(chunk), chunk.start, chunk.end) for chunk in step.chunks], self._model.min_rows)
         in_order = [step.chunks[index] for index in rows.order]
-        context = StepContext(self._cache, rows, self._model.dtype, self._model.device)
+        mutual = _mutual(step.chunks) if self._model.images_are_mutual else {}
+        images = self._cross_attention(rows, step.chunks) if self._model.image_layers else None
+        context = StepContext(self._cache, rows, self._model.dtype, self._model.device, mutual, images)
         hidden = self._model.forward(self._embeddings(rows, in_order), self._row_positions(rows, in_order), context)
         # The head is the widest matrix of the model; only rows that give a token go through it.
         last_rows = [extent.last - 1 for extent, chunk in zip(rows.extents, step.chunks, strict=True) if chunk.samples]
@@ -68,6 +75,27 @@ class Runner:
             return torch.empty(0, self._model.vocab_size)
         padding = last_rows[-1:] * (self._model.min_rows - len(last_rows))
         return self._model.logits(hidden[last_rows + padding])[: len(last_rows)]
+
+    def _cross_attention(self, rows: Rows, chunks: Ordered[Chunk]) -> CrossAttention | None:
+        """To the images beside the prompts; None if no sequence of the step has any."""
+        pairs = zip(rows.extents, chunks, strict=True)
+        parts = [(extent, self._states(chunk.sequence)) for extent, chunk in pairs if chunk.sequence.request.images]
+        return self._attending(rows, parts) if parts else None
+
+    def _states(self, sequence: Sequence) -> ImageStates:
+        """Made when the sequence begins, and kept beside its slot until it ends."""
+        if sequence.id not in self._images:
+            nobody = Rows([])
+            context = StepContext(
+                self._cache, nobody, self._model.dtype, self._model.device, {}, self._attending(nobody, [])
+            )
+            self._images[sequence.id] = self._model.image_states(sequence.request.images, context)
+        return self._images[sequence.id]
+
+    def _attending(self, rows: Rows, parts: Ordered[tuple[Extent, ImageStates]]) -> CrossAttention:
+        num_rows = sum(extent.last - extent.first for extent in rows.extents) + rows.num_padding
+        like = torch.empty(0, dtype=self._model.dtype, device=self._model.device)
+        return CrossAttention(parts, num_rows, self._model.image_layers, like)
 
     def _row_positions(self, rows: Rows, in_order: Ordered[Chunk]) -> torch.Tensor:
         """[axes, rows]."""
@@ -83,7 +111,8 @@ class Runner:
         first = 0
         for chunk in in_order:
             for image in chunk.sequence.request.images:
-                embeddings = _with_image(embeddings, image, chunk, first)
+                if not image.beside:
+                    embeddings = _with_image(embeddings, image, chunk, first)
             first += chunk.num_tokens
         return embeddings
 
@@ -106,6 +135,14 @@ def _with_image(embeddings: torch.Tensor, image: ImageSpan, chunk: Chunk, first:
 def _as_wide(rows: torch.Tensor, width: int) -> torch.Tensor:
     """rows [n, hidden] -> [n, width], zeros beyond."""
     return rows if rows.shape[1] == width else torch.nn.functional.pad(rows, (0, width - rows.shape[1]))
+
+
+def _mutual(chunks: Ordered[Chunk]) -> dict[int, Ordered[range]]:
+    """By slot, the ranges in the chunks whose tokens see each other; no chunk has only a part of one."""
+    found = {
+        _slot(chunk): [run for run in chunk.sequence.mutual if chunk.start <= run.start < chunk.end] for chunk in chunks
+    }
+    return {slot: ranges for slot, ranges in found.items() if ranges}
 
 
 def _slot(chunk: Chunk) -> int:

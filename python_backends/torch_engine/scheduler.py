@@ -4,7 +4,8 @@ Each step has a budget of tokens. Running sequences get their next token first, 
 them; `pacing` says how much of a prompt may be read beside them. Prompts are read one after the other: the median of
 many waits half as long as if all were read at once. When the cache has no room for a running sequence, the one that is
 last in order goes back to waiting and is recomputed later. The order is that of `admission.turn`. Who needs image
-features that are not here yet waits apart, and holds nobody up.
+features that are not here yet waits apart, and holds nobody up. A range of tokens that see each other in both
+directions is never cut: it is read in one step, however much else the step may compute.
 """
 
 from __future__ import annotations
@@ -192,7 +193,8 @@ class Scheduler:
         num_prompts = len(unread) + min(len(self._waiting), self.pool.num_free)
         budget = min(self.pacing.prompt_tokens(len(decodes), num_prompts), self._budget - len(decodes))
         while budget > 0 and (sequence := self._next_prompt(unread, now)):
-            chunks.append(Chunk(sequence, min(sequence.num_uncomputed, budget)))
+            end = sequence.chunk_end(sequence.num_computed + min(sequence.num_uncomputed, budget))
+            chunks.append(Chunk(sequence, end - sequence.num_computed))
             budget -= chunks[-1].num_tokens
         return chunks
 
@@ -211,7 +213,8 @@ class Scheduler:
         # Asked again: what covered an image when the sequence came may be forgotten by now.
         if self._is_set_aside(sequence):
             return False
-        placement = self.pool.acquire(sequence.id, sequence.content_keys(0, len(sequence.tokens)), sequence.parent)
+        keys = sequence.content_keys(0, len(sequence.tokens))
+        placement = self.pool.acquire(sequence.id, keys, sequence.parent, sequence.num_fresh)
         assert placement is not None
         insort(self._running, sequence, key=_order)
         sequence.slot, sequence.num_computed = placement.index, placement.num_cached
@@ -229,7 +232,7 @@ class Scheduler:
         if not sequence.lacking(0):
             return False
         keys = sequence.content_keys(0, len(sequence.tokens))
-        lacking = sequence.lacking(self.pool.num_cached(keys, sequence.parent))
+        lacking = sequence.lacking(self.pool.num_cached(keys, sequence.parent, sequence.num_fresh))
         if not lacking:
             return False
         self._fetching.append(sequence)

@@ -17,10 +17,10 @@ from python_backends.errors import BackendError, OptionError
 from python_backends.torch_engine.model import DecoderModel
 from python_backends.torch_engine.runner import Runner
 from python_backends.torch_engine.scheduler import Chunk, Step
-from python_backends.torch_engine.sequence import Sequence
+from python_backends.torch_engine.sequence import Sequence, mutual_ranges
 from python_backends.types import GenerationRequest, ImageSpan, SamplingParams
 
-# Two chunks, then single tokens. The first ends inside the image, where there is one.
+# Two chunks, then single tokens. The first ends inside the image, where there is one that may be cut, else before it.
 _ENDS = (6, 11, 12, 13, 14)
 _IMAGE_START = 4
 _GRID = (1, 4, 4)
@@ -33,21 +33,25 @@ def check_model(model: DecoderModel, runner: Runner) -> None:
     """Raises OptionError if text comes out wrong; images that do are refused request by request from then on."""
     ids = _token_ids(model)
     # Layers that only look like the common kind are computed by the library's own modules.
-    if model.fused and _difference(model, runner, ids, None):
+    if model.fused and _difference(model, runner, ids):
         model.fused = None
-    if reason := _difference(model, runner, ids, None):
+    if reason := _difference(model, runner, ids):
         raise OptionError(f"the torch engine cannot serve the family {model.family!r}: {reason}")
     if model.image_token_id is not None:
         image = _image(model)
-        ids[image.start : image.end] = [model.image_token_id] * len(image.features)
+        ids[image.start : image.end] = [model.image_token_id] * (image.end - image.start)
         model.image_problem = _difference(model, runner, ids, image)
 
 
-def _difference(model: DecoderModel, runner: Runner, ids: list[int], image: ImageSpan | None) -> str:
+def _difference(model: DecoderModel, runner: Runner, ids: list[int], image: ImageSpan | None = None) -> str:
     """Why the two do not agree; nothing if they do."""
+    request = GenerationRequest(0, tuple(ids), SamplingParams(), () if image is None else (image,))
+    mutual = mutual_ranges(request.images) if model.images_are_mutual else ()
+    sequence = Sequence(request, lambda event: None, ids, max_tokens=1, mutual=mutual)
+    ends = [sequence.chunk_end(end) for end in _ENDS]
     try:
-        expected = model.own_logits(ids, image)[[end - 1 for end in _ENDS]]
-        served = _served_logits(runner, ids, image)
+        expected = model.own_logits(ids, image)[[end - 1 for end in ends]]
+        served = _served_logits(runner, sequence, ends)
     except (BackendError, RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
         return f"a trial ended with {type(error).__name__}: {error}"
     # Families pad their vocabulary with rows of -inf, or hold tokens back.
@@ -61,14 +65,13 @@ def _difference(model: DecoderModel, runner: Runner, ids: list[int], image: Imag
     return f"its logits differ from those of its own forward by {distance:.3f} of their spread"
 
 
-def _served_logits(runner: Runner, ids: list[int], image: ImageSpan | None) -> torch.Tensor:
-    """Logits [ends, vocabulary] after each of `_ENDS` tokens, by the way that requests go."""
-    request = GenerationRequest(0, tuple(ids), SamplingParams(), () if image is None else (image,))
-    sequence = Sequence(request, lambda event: None, ids, max_tokens=1)
+def _served_logits(runner: Runner, sequence: Sequence, ends: list[int]) -> torch.Tensor:
+    """Logits [ends, vocabulary] after each of `ends` tokens, by the way that requests go."""
+    ids = sequence.tokens
     sequence.slot = 0
     runner.admit(sequence)
     try:
-        return torch.cat([_logits_up_to(runner, sequence, ids[:end]) for end in _ENDS])
+        return torch.cat([_logits_up_to(runner, sequence, ids[:end]) for end in ends])
     finally:
         runner.forget(sequence)
 
@@ -88,7 +91,10 @@ def _token_ids(model: DecoderModel) -> list[int]:
 
 def _image(model: DecoderModel) -> ImageSpan:
     """Features that look like embeddings of words, so that the layers get what they are used to."""
-    merged = _GRID[1] * _GRID[2] // model.patches_per_token
+    beside = bool(model.image_layers)
+    # Beside the prompt: two patches in each tile, and one tile of padding.
+    grid = (1, 1, max(1, model.max_num_tiles - 1)) if beside else _GRID
+    merged = 2 * model.max_num_tiles if beside else _GRID[1] * _GRID[2] // model.patches_per_token
     words = torch.arange(merged * model.feature_size // model.hidden_size) % model.vocab_size
     features: np.ndarray[Any, Any] = model.embed(words.to(model.device)).float().cpu().numpy()
-    return ImageSpan(_IMAGE_START, features.reshape(merged, -1), _GRID, b"self-check")
+    return ImageSpan(_IMAGE_START, features.reshape(merged, -1), grid, b"self-check", beside=beside)

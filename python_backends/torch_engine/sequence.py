@@ -25,7 +25,8 @@ class Sequence:
     A request arrives as one sequence. The others are forks of it, made when its prompt is computed; `parent` is then
     its id. `constraint` is where a guided one is in its grammar. `tokens` are prompt and output; the first
     `num_computed` of them have keys and values in `slot`. `keys` name the content of the prompt's tokens: the token id,
-    or for an image position a hash of the image and the offset in it. The scheduler goes by `order`, lowest first.
+    or for an image position a hash of the image and the offset in it. The scheduler goes by `order`, lowest first. The
+    tokens of a range in `mutual` see each other in both directions, so one chunk must have them all.
     """
 
     request: GenerationRequest
@@ -44,6 +45,7 @@ class Sequence:
     index: int = 0
     parent: int | None = None
     is_over: bool = False
+    mutual: Ordered[range] = ()
     id: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,6 +72,7 @@ class Sequence:
             constraint=self.constraint.fork() if self.constraint else None,
             index=index,
             parent=self.id,
+            mutual=self.mutual,
         )
 
     @property
@@ -85,28 +88,61 @@ class Sequence:
         return len(self.tokens) - self.num_computed
 
     @property
+    def num_fresh(self) -> int:
+        """How many of the last tokens are computed whatever the cache holds: one, to get logits, and what it sees."""
+        last = len(self.tokens) - 1
+        return next((len(self.tokens) - run.start for run in self.mutual if last in run), 1)
+
+    def chunk_end(self, end: int) -> int:
+        """Where a chunk ends that wants to go on to `end`: before a mutual range that it would cut, else behind it."""
+        for run in self.mutual:
+            if run.start < end < run.stop:
+                return run.start if run.start > self.num_computed else run.stop
+        return end
+
+    @property
     def output_ids(self) -> list[int]:
         return self.tokens[self.num_prompt_tokens :]
 
     def lacking(self, start: int) -> list[FeatureSource]:
         """Image features that are not here, and without which the tokens from `start` on cannot be computed."""
-        later = [image for image in self.request.images if image.end > start and image.array is None]
-        return [image.features.source for image in later if isinstance(image.features, LazyFeatures)]
+        needed = [image for image in self.request.images if image.beside or image.end > start]
+        return [
+            image.features.source
+            for image in needed
+            if image.array is None and isinstance(image.features, LazyFeatures)
+        ]
 
     def content_keys(self, start: int, end: int) -> list[int]:
         """Keys of the tokens `start` to `end`; outputs are plain token ids."""
         return [*self.keys[start:end], *self.tokens[max(start, self.num_prompt_tokens) : end]]
 
 
-def content_keys(request: GenerationRequest) -> list[int]:
+def mutual_ranges(images: Ordered[ImageSpan]) -> tuple[range, ...]:
+    """The tokens of each image; of images without a token between them, all of them, as the library has it."""
+    ranges: list[range] = []
+    for image in sorted(images, key=lambda image: image.start):
+        follows = bool(ranges) and ranges[-1].stop == image.start
+        ranges.append(range(ranges.pop().start if follows else image.start, image.end))
+    return tuple(ranges)
+
+
+def content_keys(request: GenerationRequest, mutual: Ordered[range] = ()) -> list[int]:
     """Token ids, and in place of an image's placeholders hashes of its content, so that only equal images match.
 
-    A salt changes the first key; as prefixes begin there, prompts with different salts have nothing in common.
+    Of what is `mutual` only the whole matches. A salt changes the first key; as prefixes begin there, prompts with
+    different salts have nothing in common.
     """
     # The placeholders of two images are the same token; by ids alone one would get the other's answer.
     keys = list(request.prompt_ids)
     for image in request.images:
         keys[image.start : image.end] = _image_keys(image)
+    if beside := [image for image in request.images if image.beside]:
+        # Every token depends on all of them, those before an image too.
+        keys[0] = _hashed(*(str(_image_keys(image)[0]).encode() for image in beside), str(keys[0]).encode())
+    for run in mutual:
+        content = repr(keys[run.start : run.stop]).encode()
+        keys[run.start : run.stop] = [_hashed(content, offset.to_bytes(4, "little")) for offset in range(len(run))]
     if request.cache_salt:
         salt = hashlib.sha256(request.cache_salt.encode()).digest()
         keys[0] = _hashed(salt, b"cache_salt", str(keys[0]).encode())
@@ -116,7 +152,7 @@ def content_keys(request: GenerationRequest) -> list[int]:
 def _image_keys(image: ImageSpan) -> list[int]:
     """Keys from digest, grid, time and offset. Grid and time decide all later positions."""
     content = hashlib.sha256(image.digest + repr((image.grid, image.seconds_per_grid)).encode()).digest()
-    return [_hashed(content, offset.to_bytes(4, "little")) for offset in range(len(image.features))]
+    return [_hashed(content, offset.to_bytes(4, "little")) for offset in range(image.end - image.start)]
 
 
 def _hashed(*parts: bytes) -> int:

@@ -83,20 +83,22 @@ class SlotPool:
         spare = self.capacity - self.num_tokens_in_use - num_tokens
         return self.num_free > 0 and spare >= (headroom if self.num_tokens_in_use else 0)
 
-    def num_cached(self, keys: Ordered[int], parent: int | None = None) -> int:
+    def num_cached(self, keys: Ordered[int], parent: int | None = None, num_fresh: int = 1) -> int:
         """How many of `keys` an `acquire` at this moment finds."""
-        return min(self._best_source(keys, parent)[1], len(keys) - 1)
+        return min(self._best_source(keys, parent)[1], len(keys) - num_fresh)
 
-    def acquire(self, owner: int, keys: Ordered[int], parent: int | None = None) -> Placement | None:
+    def acquire(
+        self, owner: int, keys: Ordered[int], parent: int | None = None, num_fresh: int = 1
+    ) -> Placement | None:
         """Take a free slot for `owner`, with what is remembered of `keys` and room for the rest.
 
-        The last of `keys` is never taken from the cache: it must be computed to get logits. A pool that remembers
-        nothing still lets a fork copy from its `parent`. None, and nothing changed, when there is no room.
+        The last `num_fresh` of `keys` are never taken from the cache: one must be computed to get logits. A pool that
+        remembers nothing still lets a fork copy from its `parent`. None, and nothing changed, when there is no room.
         """
         if not self.has_room(len(keys)):
             return None
         source, matched = self._best_source(keys, parent)
-        matched = min(matched, len(keys) - 1)
+        matched = min(matched, len(keys) - num_fresh)
         target = self._target(source, matched, len(keys))
         self._occupy(target, owner, source, keys[:matched], len(keys) - matched)
         self._make_room()

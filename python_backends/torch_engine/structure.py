@@ -7,14 +7,17 @@ known as the function it is made of, so a window of 4096 tokens is seen without 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from python_backends.errors import OptionError
+from python_backends.torch_engine.attention import sees
 from python_backends.torch_engine.cache import LayerShape
 
 PROBE_NAME = "trimodal_probe"
@@ -25,13 +28,18 @@ _HARMLESS = frozenset({"dropout", "is_causal", "position_ids", "cache_position",
 _SERVED = frozenset({"softcap", "s_aux"})
 _NUM_TOKENS = 2
 _NEAR = 2
+# What the library's code raises when it is called in a way that a family does not know.
+_STRANGE = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, OptionError)
 
 MaskFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class LayerCall:
-    """What one attention layer was called with; `allows` says which keys a query sees, None if nobody knows."""
+    """What one attention layer was called with; `allows` says which keys a query sees, None if nobody knows.
+
+    One that `sees_images` attends to them and to nothing else; without images it is left out.
+    """
 
     index: int
     shape: LayerShape
@@ -39,6 +47,7 @@ class LayerCall:
     window: int | None
     allows: MaskFunction | None
     others: dict[str, Any]
+    sees_images: bool = False
 
     @property
     def scales_only(self) -> bool:
@@ -52,6 +61,7 @@ def layer_calls(model: PreTrainedModel, decoder: PreTrainedModel, max_len: int) 
     `max_len` tokens is how far the masks are compared with the engine's own.
     """
     calls = _dry_run(model, decoder)
+    calls += _calls_to_images(model, decoder, {call.index for call in calls})
     family = model.config.model_type
     num_layers = model.config.get_text_config().num_hidden_layers
     if reason := next(_reasons(calls, num_layers, max_len), None):
@@ -59,24 +69,76 @@ def layer_calls(model: PreTrainedModel, decoder: PreTrainedModel, max_len: int) 
     return sorted(calls, key=lambda call: call.index)
 
 
-def _dry_run(model: PreTrainedModel, decoder: PreTrainedModel) -> list[LayerCall]:
-    calls: list[LayerCall] = []
+def images_are_mutual(model: PreTrainedModel, decoder: PreTrainedModel, max_len: int) -> bool:
+    """Whether the tokens of an image see each other in both directions, and all else is as for text.
+
+    The masks are those that the library composes before it generates. What is neither this nor causal, the trial of
+    self_check.py finds.
+    """
+    # One image that is longer than any window, and a short one.
+    images = (range(1, max_len - 8), range(max_len - 6, max_len - 2))
+    try:
+        with _probing(model, decoder):
+            calls = _calls(model, decoder, attention_mask=_image_masks(model, images, max_len))
+        return all(call.allows and _is_served(call.allows, call.window, max_len, images) for call in calls)
+    except _STRANGE:
+        return False
+
+
+def _image_masks(model: Any, images: Sequence[range], max_len: int) -> Any:
+    kinds = torch.zeros(1, max_len, dtype=torch.int)
+    for image in images:
+        kinds[:, image.start : image.stop] = 1
+    return model.create_masks_for_generate(
+        config=model.config,
+        inputs_embeds=torch.empty(1, max_len, 0),
+        attention_mask=None,
+        past_key_values=None,
+        position_ids=None,
+        token_type_ids=kinds,
+        mm_token_type_ids=kinds,
+        is_first_iteration=True,
+    )
+
+
+def _calls_to_images(model: PreTrainedModel, decoder: PreTrainedModel, known: set[int]) -> list[LayerCall]:
+    """Of the layers that are called only if there are images beside the prompt."""
+    if "cross_attention_states" not in inspect.signature(decoder.forward).parameters:
+        return []
+    states = torch.zeros(1, _NUM_TOKENS, decoder.config.hidden_size, dtype=model.dtype, device=model.device)
+    calls = [call for call in _dry_run(model, decoder, cross_attention_states=states) if call.index not in known]
+    return [replace(call, shape=LayerShape(0, 0, 0), sees_images=True) for call in calls]
+
+
+@contextmanager
+def _probing(model: PreTrainedModel, decoder: PreTrainedModel) -> Iterator[None]:
     served = decoder.config._attn_implementation
-    embeddings: Any = model.get_input_embeddings()
-    hidden = embeddings.weight.shape[1]
-    rows = torch.zeros(1, _NUM_TOKENS, hidden, dtype=model.dtype, device=model.device)
-    positions = torch.arange(_NUM_TOKENS, device=model.device)[None]
     model.set_attn_implementation(PROBE_NAME)
     try:
         with torch.inference_mode():
-            decoder(inputs_embeds=rows, position_ids=positions, use_cache=False, calls=calls)
-    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, OptionError) as error:
+            yield
+    finally:
+        model.set_attn_implementation(served)
+
+
+def _dry_run(model: PreTrainedModel, decoder: PreTrainedModel, **more: Any) -> list[LayerCall]:
+    try:
+        with _probing(model, decoder):
+            return _calls(model, decoder, **more)
+    except _STRANGE as error:
         raise OptionError(
             f"the torch engine cannot serve the family {model.config.model_type!r}: "
             f"its decoder cannot be called alone, with embeddings and positions: {type(error).__name__}: {error}"
         ) from error
-    finally:
-        model.set_attn_implementation(served)
+
+
+def _calls(model: PreTrainedModel, decoder: PreTrainedModel, **more: Any) -> list[LayerCall]:
+    calls: list[LayerCall] = []
+    embeddings: Any = model.get_input_embeddings()
+    hidden = embeddings.weight.shape[1]
+    rows = torch.zeros(1, _NUM_TOKENS, hidden, dtype=model.dtype, device=model.device)
+    positions = torch.arange(_NUM_TOKENS, device=model.device)[None]
+    decoder(inputs_embeds=rows, position_ids=positions, use_cache=False, calls=calls, **more)
     return calls
 
 
@@ -91,6 +153,8 @@ def _reasons(calls: list[LayerCall], num_layers: int, max_len: int) -> Iterator[
     if sorted(indices) != list(range(num_layers)):
         yield f"its {num_layers} layers attend in another order than once each: {indices}"
     for call in calls:
+        if call.sees_images:
+            continue
         for name, value in call.others.items():
             if name not in _HARMLESS | _SERVED and value is not None:
                 yield f"its attention needs {name!r}, which the engine does not have"
@@ -100,17 +164,17 @@ def _reasons(calls: list[LayerCall], num_layers: int, max_len: int) -> Iterator[
             yield f"the attention mask of layer {call.index} is more than causal with a window of {call.window}"
 
 
-def _is_served(allows: MaskFunction, window: int | None, max_len: int) -> bool:
+def _is_served(allows: MaskFunction, window: int | None, max_len: int, mutual: Sequence[range] = ()) -> bool:
     """Whether a mask is the engine's own, for tokens near every place where it could change, and a few everywhere."""
     edges = {0, max_len // 2, max_len, *(() if window is None else (window, 2 * window))}
+    edges |= {edge for run in mutual for edge in (run.start, run.stop)}
     near = {edge + step for edge in edges for step in range(-_NEAR, _NEAR + 1)}
     near |= set(range(0, max_len, max_len // 64 + 1))
     behind = {token - (window or 0) + step for token in near for step in range(-_NEAR, _NEAR + 1)}
     query = torch.tensor(sorted(token for token in near if 0 <= token < max_len))[:, None]
     key = torch.tensor(sorted(token for token in near | behind if 0 <= token < max_len))[None]
     zero = torch.zeros((), dtype=torch.long)
-    own = key <= query
-    own = own if window is None else own & (key > query - window)
+    own = sees(query, key, window, mutual)
     return torch.equal(allows(zero, zero, query, key).expand_as(own), own)
 
 
@@ -123,7 +187,8 @@ class _Mask(torch.Tensor):
 def _noted_mask(
     batch_size: int, q_length: int, kv_length: int, mask_function: MaskFunction, device: torch.device, **others: Any
 ) -> torch.Tensor:
-    mask = torch.ones(batch_size, 1, q_length, kv_length, dtype=torch.bool, device=device).as_subclass(_Mask)
+    # Without memory: a mask of a whole context would have gigabytes.
+    mask = torch.ones((), dtype=torch.bool, device=device).expand(batch_size, 1, q_length, kv_length).as_subclass(_Mask)
     mask.allows = mask_function
     return mask
 

@@ -18,6 +18,7 @@ from transformers import AutoModelForImageTextToText
 
 from python_backends.errors import InvalidInput, Unsupported
 from python_backends.vision.processor import PixelInput
+from python_backends.vision.tiles import TileTower
 
 Array = np.ndarray[Any, Any]
 
@@ -35,7 +36,8 @@ class VisionEncoder:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         loaded: Any = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype)
         self._model = _without_language_model(loaded).to(self._device).eval()
-        arguments = inspect.signature(self._model.get_image_features).parameters.values()
+        self._tiles = None if hasattr(self._model, "get_image_features") else TileTower(self._model)
+        arguments = () if self._tiles else inspect.signature(self._model.get_image_features).parameters.values()
         self._takes_grid = any(argument.name == "image_grid_thw" for argument in arguments)
         self._takes_sizes = any(argument.name == "image_sizes" for argument in arguments)
         missing = [argument.name for argument in arguments if _is_required(argument) and argument.name not in _GIVEN]
@@ -57,6 +59,8 @@ class VisionEncoder:
 
     def check(self, image: PixelInput) -> None:
         """Raises InvalidInput for what no image processor made for this model could have sent."""
+        if self._tiles:
+            self._tiles.check(image)
         shape = image.pixel_values.shape
         if self._takes_grid and (len(shape) != 2 or shape[1] != self.patch_dim or shape[0] != image.grid.prod()):
             raise InvalidInput(
@@ -82,6 +86,8 @@ class VisionEncoder:
         if self._takes_sizes:
             extra["image_sizes"] = torch.from_numpy(np.stack([image.size for image in images])).to(self._device)
         pixels = pixels.to(self._device, self._model.dtype)
+        if self._tiles:
+            return self._tiles(images, pixels)
         found = self._model.get_image_features(pixel_values=pixels, **extra, return_dict=True)
         # What later layers of the decoder get of their own (DeepStack) travels beside what the first gets.
         deep = getattr(found, "deepstack_features", None) or []

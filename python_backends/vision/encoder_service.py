@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -19,15 +18,8 @@ from python_backends.triton_io import (
     load_errors_named,
     response,
 )
+from python_backends.vision.encoder_options import VisionEncoderOptions
 from python_backends.vision.processor import PixelInput
-
-
-@dataclass(frozen=True)
-class VisionEncoderOptions:
-    """Parameters of the `vision_encoder` entry, see docs/contracts.md."""
-
-    model: str
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
 
 class VisionEncoderService:

@@ -53,6 +53,7 @@ class PixelProcessor:
         config = AutoConfig.from_pretrained(model)
         self._patch_size = _patch_size(config)
         self._family = config.model_type
+        self._layouts = getattr(getattr(config, "vision_config", None), "supported_aspect_ratios", ())
         self._has_bounds = "image_grid_thw" in self._processor.model_input_names
         self._size = _bounded(self._processor, min_pixels, max_pixels)
         self._more = {"return_row_col_info": True} if hasattr(self._processor, "return_row_col_info") else {}
@@ -69,10 +70,9 @@ class PixelProcessor:
         """
         made = self._made(image, min_pixels, max_pixels, "image")
         pixel_values = np.asarray(made["pixel_values"], np.float32)
-        grid = made.get("image_grid_thw")
         return PixelInput(
             pixel_values,
-            self._plain_grid(pixel_values) if grid is None else np.asarray(grid[0], np.int64),
+            self._grid(made, pixel_values),
             np.array(made["image_sizes"][0] if "image_sizes" in made else (image.height, image.width), np.int64),
             self._prompts.of(made) if self._prompts else "",
         )
@@ -127,8 +127,12 @@ class PixelProcessor:
         times = video.times(self.frames_per_patch)[:num_patches]
         return "".join(f"<{time:.1f} seconds>{frame}" for time in times) if placeholder else ""
 
-    def _plain_grid(self, pixel_values: Array) -> Array:
-        """For families without image_grid_thw: the patches of one [..., height, width] image, before any pooling."""
+    def _grid(self, made: Any, pixel_values: Array) -> Array:
+        """Without image_grid_thw the patches of one [..., height, width] image before any pooling, or its tiles."""
+        if "image_grid_thw" in made:
+            return np.asarray(made["image_grid_thw"][0], np.int64)
+        if "aspect_ratio_ids" in made:
+            return np.array([1, *self._layouts[int(made["aspect_ratio_ids"][0][0]) - 1]], np.int64)
         height, width = pixel_values.shape[-2:]
         return np.array([1, height // self._patch_size, width // self._patch_size], np.int64)
 

@@ -144,7 +144,14 @@ def _smolvlm() -> Any:
 
 def _gemma3() -> Any:
     text = {**_HEADS, **_LOCAL_GLOBAL}
-    config = hf.Gemma3Config(text_config=text, vision_config=_CLIP, image_token_id=IMAGE, mm_tokens_per_image=4)
+    config = hf.Gemma3Config(
+        text_config=text,
+        vision_config=_CLIP,
+        image_token_id=IMAGE,
+        mm_tokens_per_image=4,
+        initializer_range=0.3,
+        tie_word_embeddings=False,
+    )
     return hf.Gemma3ForConditionalGeneration(config)
 
 
@@ -190,9 +197,9 @@ VISION_FAMILIES: dict[str, Callable[[], Any]] = {
     "llava": _llava,
     "llava_onevision": _llava_onevision,
     "smolvlm": _smolvlm,
+    "gemma3": _gemma3,
 }
 FAMILIES = {**TEXT_FAMILIES, **VISION_FAMILIES}
-CHECKPOINTS = {**FAMILIES, "gemma3": _gemma3}
 # What no other family has is tried on every run, the rest with the slow tests.
 _SLOW = frozenset(
     {"granite", "llama", "llava_onevision", "mixtral", "olmo2", "phi", "phi3", "phi3_longrope", "qwen2_vl"}
@@ -251,7 +258,7 @@ class Family:
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder
         torch.manual_seed(4)
-        model = CHECKPOINTS[name]()
+        model = FAMILIES[name]()
         tower = getattr(model.model, "visual", None)
         for weight in tower.parameters() if tower is not None else ():
             torch.nn.init.normal_(weight, std=0.3)
@@ -260,7 +267,7 @@ class Family:
             model.get_output_embeddings().weight.data[IMAGE] = 0
         model.save_pretrained(folder)
         self.model: Any = type(model).from_pretrained(folder, dtype=torch.float32).eval()
-        self.sees = name in VISION_FAMILIES or name == "gemma3"
+        self.sees = name in VISION_FAMILIES
         self.has_grids = name in _WITH_GRIDS
         self.generate = cache(self._generate)
 
@@ -296,15 +303,15 @@ class Family:
             return {"pixel_values": pixels, "image_grid_thw": torch.tensor([each.grid for each in prompt.pictures])}
         features: Any = [each.drawn_features for each in prompt.pictures]
         if self.name == "gemma3":
-            features = torch.stack(features)
+            features = torch.cat(features)[None]
         return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=features)}}
 
     def spans(self, prompt: Prompt) -> tuple[ImageSpan, ...]:
         """The prompt's images with the features of the model's own vision tower."""
         starts = [place + 1 for place, token in enumerate(prompt.ids) if token == VISION_START]
-        return tuple(self._span(start, each) for start, each in zip(starts, prompt.pictures, strict=True))
+        return tuple(self.span(start, each) for start, each in zip(starts, prompt.pictures, strict=True))
 
-    def _span(self, start: int, each: Picture) -> ImageSpan:
+    def span(self, start: int, each: Picture) -> ImageSpan:
         return ImageSpan(start, np.array(self._features(each)), each.grid, each.pixels.numpy().tobytes()[:64])
 
     def _features(self, each: Picture) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """A library with TensorRT-LLM's signatures, as tensorrt_llm_api.json records them, and a toy in place of the model.
 
 An argument that the recorded version does not have is a TypeError, as it is there. The toy says tokens that follow from
-the prompt alone, a few hundred a second, and knows ends, stop tokens, biases, log probabilities and aborts.
+prompt and adapter, a few hundred a second, and knows ends, stop tokens, biases, log probabilities and aborts.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ _TOKEN_S = 0.002
 
 
 def signature(version: str, name: str) -> Signature:
-    """The recorded signature of LLM, generate_async, SamplingParams, KvCacheConfig or GuidedDecodingParams."""
+    """The recorded signature of LLM, generate_async, or one of the classes that their arguments are made of."""
     defaults = {key: Parameter.empty if value == "required" else value for key, value in API[version][name].items()}
-    kind = Parameter.POSITIONAL_OR_KEYWORD if name in ("LLM", "generate_async") else Parameter.KEYWORD_ONLY
+    is_call = name in ("LLM", "generate_async", "LoRARequest")
+    kind = Parameter.POSITIONAL_OR_KEYWORD if is_call else Parameter.KEYWORD_ONLY
     return Signature([Parameter(key, kind, default=default) for key, default in defaults.items()])
 
 
@@ -72,8 +73,9 @@ class Output:
 
     cached_tokens = 0
 
-    def __init__(self, llm: Any, prompt: list[int], sampling: Any) -> None:
-        self._llm, self._prompt, self._sampling = llm, prompt, sampling
+    def __init__(self, llm: Any, call: Any) -> None:
+        self._llm, self._prompt, self._sampling = llm, call.inputs["prompt_token_ids"], call.sampling_params
+        self._adapter = call.lora_request and call.lora_request.lora_int_id
         self.outputs = [Completion()]
         self.finished = self.aborted = False
         self._steps = self._generate()
@@ -111,7 +113,7 @@ class Output:
 
     def _draw(self) -> int:
         sampling, said = self._sampling, self.outputs[0].token_ids
-        key = f"{self._prompt}{said}" + ("" if sampling.top_k == 1 else f"{sampling.seed}")
+        key = f"{self._adapter}{self._prompt}{said}" + ("" if sampling.top_k == 1 else f"{sampling.seed}")
         bias = [0.0] * self._llm.vocab_size if sampling.embedding_bias is None else sampling.embedding_bias
         chances = random.Random(key)
         scores = [chances.random() + float(each) for each in bias]
@@ -143,12 +145,11 @@ def stand_in(version: str = VERSIONS[-1], vocab_size: int = 96) -> Library:
             assert asyncio.get_running_loop(), "without a loop the result cannot be awaited"
             call: Any = Record(call_signature, given)
             self.calls.append(call)
-            return Output(self, call.inputs["prompt_token_ids"], call.sampling_params)
+            return Output(self, call)
 
         def shutdown(self) -> None:
             self.is_shut_down = True
 
     LLM.generate_async.__signature__ = call_signature  # type: ignore[attr-defined]
-    names = ("SamplingParams", "KvCacheConfig", "GuidedDecodingParams")
-    sampling, cache, guided = (maker(version, name) for name in names)
-    return Library(Version(version), LLM, sampling, cache, guided, list)
+    names = ("SamplingParams", "KvCacheConfig", "GuidedDecodingParams", "LoraConfig", "LoRARequest")
+    return Library(Version(version), LLM, *(maker(version, name) for name in names), list)

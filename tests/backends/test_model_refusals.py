@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
+from transformers.masking_utils import create_masks_for_generate
+from transformers.models.gemma3.modeling_gemma3 import get_block_sequence_ids_for_mask
 
 from python_backends.engine import EngineOptions, create_engine
 from python_backends.errors import OptionError, Unsupported
@@ -18,7 +21,9 @@ from python_backends.torch_engine.cache import KVCache
 from python_backends.torch_engine.model import DecoderModel
 from python_backends.torch_engine.runner import Runner
 from python_backends.torch_engine.self_check import check_model
-from tests.backends.families import IMAGE, Family, picture, picture_prompt, text_prompt
+from python_backends.torch_engine.structure import images_are_mutual
+from python_backends.types import ImageSpan
+from tests.backends.families import Family
 
 SMALL: dict[str, Any] = {
     "vocab_size": 64,
@@ -103,16 +108,41 @@ def test_the_trial_at_load_sees_a_small_mistake(dtype: Any, tmp_path: Path) -> N
         check_model(model, _Changed(model, lambda logits: logits * 1.3))
 
 
-def test_images_that_see_themselves_are_refused_and_text_is_served(tmp_path: Path) -> None:
-    family = Family("gemma3", tmp_path)
-    model = DecoderModel(EngineOptions(str(family.folder), dtype="float32"))
+def test_images_that_see_more_are_refused_and_text_is_served(tmp_path: Path) -> None:
+    # Their tokens and those of the question see each other.
+    text = {"model_type": "gemma", **SMALL}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 8, "patch_size": 4}
+    config = hf.PaliGemmaConfig(text_config=text, vision_config=vision, image_token_id=60, projection_dim=32)
+    torch.manual_seed(0)
+    hf.PaliGemmaForConditionalGeneration(config).save_pretrained(tmp_path)
+    model = DecoderModel(EngineOptions(str(tmp_path), dtype="float32"))
     check_model(model, Runner(model, KVCache(model.cache_shape, 1, 64)))
-    assert model.image_token_id == IMAGE
-    prompt = picture_prompt(text_prompt(1, 3), picture(1), text_prompt(2, 3))
-    with pytest.raises(Unsupported, match="cannot serve images of the family 'gemma3'") as caught:
-        model.positions(prompt.ids, family.spans(prompt))
+    assert not model.images_are_mutual
+    image = ImageSpan(1, np.zeros((4, 32), np.float32), (1, 4, 4), b"")
+    with pytest.raises(Unsupported, match=r"cannot serve images of the family 'paligemma'.* logits differ") as caught:
+        model.positions((1, 60, 60, 60, 60, 2), (image,))
     assert caught.value.field == "image"
     assert model.positions((1, 2, 3), ())[0].tolist() == [[0, 1, 2]]
+
+
+class _WithoutWindows(hf.Gemma3ForConditionalGeneration):
+    """Its images see themselves beyond any window."""
+
+    @staticmethod
+    def create_masks_for_generate(token_type_ids: torch.Tensor, **others: Any) -> Any:
+        given = {
+            name: value for name, value in others.items() if name not in ("mm_token_type_ids", "is_first_iteration")
+        }
+        return create_masks_for_generate(block_sequence_ids=get_block_sequence_ids_for_mask(token_type_ids), **given)
+
+
+def test_masks_tell_which_images_see_themselves(tmp_path: Path) -> None:
+    for name in ("gemma3", "llava", "qwen2_5_vl"):
+        model = Family(name, tmp_path / name).model
+        assert images_are_mutual(model, model.get_decoder(), 256) is (name == "gemma3")
+    other = _WithoutWindows.from_pretrained(tmp_path / "gemma3")
+    assert not images_are_mutual(other, other.get_decoder(), 256)
 
 
 # Folders that hold no checkpoint, or not all of it
@@ -192,15 +222,19 @@ def test_weights_in_several_files_are_one_model(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("quantization", "reason"),
     [
-        ({"quant_method": "awq", "bits": 4, "group_size": 16, "version": "gemm"}, "'awq' .library 'gptqmodel'.*on cpu"),
-        ({"quant_method": "gptq", "bits": 4, "group_size": 16}, "'gptq' .library 'gptqmodel'.*on cpu"),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "'bitsandbytes' .library 'bitsandbytes'.*on cpu"),
-        ({"quant_method": "hqq"}, "'hqq'.*on cpu"),
-        ({"quant_method": "nonesuch"}, "'nonesuch', which the library does not know"),
+        (
+            {"quant_method": "awq", "bits": 4, "group_size": 16, "version": "gemm"},
+            "'awq': it has no tensor named qweight",
+        ),
+        (
+            {"quant_method": "bitsandbytes", "load_in_4bit": True},
+            "'bitsandbytes'; the torch engine serves awq, gptq, fp8",
+        ),
+        ({"quant_method": "hqq"}, "'hqq'; the torch engine serves"),
+        ({"quant_method": "nonesuch"}, "'nonesuch'; the torch engine serves"),
     ],
     ids=lambda value: value["quant_method"] if isinstance(value, dict) else "",
 )
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the sentence names the device")
 def test_a_quantized_checkpoint_that_cannot_be_read_here_is_refused(
     folder: Path, quantization: dict[str, Any], reason: str
 ) -> None:

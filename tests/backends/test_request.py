@@ -231,6 +231,10 @@ def test_what_goes_with_the_prompt() -> None:
     assert request.image_grid is not None and request.image_grid.tolist() == [1, 2, 4]
 
 
+def test_an_adapter_is_chosen_by_name() -> None:
+    assert (read().lora_name, read(lora_name=b"legal").lora_name) == ("", "legal")
+
+
 def test_one_response_or_many_and_the_echo() -> None:
     assert (read().stream, read().echo) == (True, False)
     other = read(stream=np.array([False]), exclude_input_in_output=np.array([False]))

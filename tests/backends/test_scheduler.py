@@ -357,6 +357,57 @@ def test_a_prompt_comes_in_only_with_room_for_all_of_it() -> None:
     assert runner.scheduler.num_preemptions == 0
 
 
+class Uncut(FakeRunner):
+    """Checks that no chunk cuts what sees each other, and that nothing else goes beyond the budget."""
+
+    def _check(self, step: Step) -> None:
+        for chunk in step.chunks:
+            edges = (chunk.start, chunk.end)
+            assert not [run for run in chunk.sequence.mutual for edge in edges if run.start < edge < run.stop]
+        sizes = [chunk.num_tokens for chunk in step.chunks]
+        assert all(size > 0 for size in sizes)
+        if sum(sizes) > self.budget:
+            last = step.chunks[-1]
+            assert range(last.start, last.end) in last.sequence.mutual and sum(sizes[:-1]) < self.budget
+
+
+PARTS = st.lists(st.tuples(st.booleans(), st.lists(st.integers(0, 1), min_size=1, max_size=5)), min_size=1, max_size=4)
+
+
+def pictured(number: int, parts: list[tuple[bool, list[int]]]) -> Sequence:
+    """A prompt of these parts; the tokens of some see each other in both directions."""
+    prompt: list[int] = []
+    mutual: list[range] = []
+    for sees_itself, tokens in parts:
+        mutual += [range(len(prompt), len(prompt) + len(tokens))] if sees_itself else []
+        prompt += tokens
+    request = GenerationRequest(number, tuple(prompt), SamplingParams())
+    return Sequence(request, silent, content_keys(request, mutual), 3, arrived=float(number), mutual=mutual)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(PARTS, min_size=1, max_size=8), st.integers(1, 9), st.integers(24, 60), st.booleans())
+def test_what_sees_each_other_is_never_cut(
+    prompts: list[list[tuple[bool, list[int]]]], budget: int, capacity: int, remember: bool
+) -> None:
+    runner = Uncut(3, capacity, budget, remember=remember)
+    runner.add(*(pictured(number, parts) for number, parts in enumerate(prompts)))
+    runner.run_to_the_end()
+    for ended in runner.ended:
+        assert ended.output_ids == expected_output(list(ended.request.prompt_ids), 3)
+        assert not [run for run in ended.mutual if run.start < ended.num_cached < run.stop]
+
+
+def test_an_image_at_the_end_of_a_prompt_is_computed_again_for_its_logits() -> None:
+    runner = Uncut(2, 60, 30)
+    for number in range(2):
+        runner.add(pictured(number, [(False, [1, 0]), (True, [1, 1, 0])]))
+        runner.run_to_the_end()
+    runner.add(pictured(2, [(False, [1, 0]), (True, [1, 1, 0]), (False, [1])]))
+    runner.run_to_the_end()
+    assert [ended.num_cached for ended in runner.ended] == [0, 2, 5]
+
+
 def test_salted_prompts_share_only_with_their_like() -> None:
     runner = FakeRunner(num_slots=4, capacity=99, budget=30)
     for number, salt in enumerate(("", "a", "b", "a")):

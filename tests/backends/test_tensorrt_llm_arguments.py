@@ -57,8 +57,12 @@ def everything_asked(version: Version) -> dict[str, list[dict[str, Any]]]:
     extras = {"embedding_bias": [0.0], "guided_decoding": None}
     guides = [Guide("json"), Guide("regex", "a+"), Guide("choice", '["a"]'), Guide("ebnf_grammar", 'start: "a"')]
     call = {"inputs": {"prompt_token_ids": [1]}, "sampling_params": None, "streaming": True, "cache_salt": "ours"}
+    call |= {"lora_request": None}
+    lora = {"lora_config": None, "cuda_graph_config": None}
     return {
-        "LLM": [{**arguments.llm_arguments(OPTIONS, 4096), "kv_cache_config": None}],
+        "LLM": [{**arguments.llm_arguments(OPTIONS, 4096), "kv_cache_config": None, **lora}],
+        "LoraConfig": [dict.fromkeys(("lora_target_modules", "max_lora_rank", "max_loras", "max_cpu_loras"))],
+        "LoRARequest": [dict.fromkeys(("lora_name", "lora_int_id", "lora_path"))],
         "KvCacheConfig": [arguments.kv_cache_arguments(OPTIONS)],
         "SamplingParams": [{**asked(newest, version), **extras}, asked(plain, version)],
         "GuidedDecodingParams": [arguments.guide_arguments(guide, {}) for guide in guides],
@@ -92,6 +96,8 @@ def test_the_installed_library_is_as_recorded() -> None:
         "KvCacheConfig": library.kv_cache_config,
         "GuidedDecodingParams": library.guided_decoding_params,
         "generate_async": library.llm.generate_async,
+        "LoraConfig": library.lora_config,
+        "LoRARequest": library.lora_request,
     }
     for name, calls in everything_asked(version).items():
         if name in functions:

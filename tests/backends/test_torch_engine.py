@@ -277,6 +277,63 @@ def test_read_only_features_are_taken_without_a_warning(seeing: Family) -> None:
         check_equal(seeing, [prompt], [listener.wait()])
 
 
+# Images whose tokens see each other
+
+
+@pytest.fixture
+def gemma3(make_family: Callable[[str], Family]) -> Family:
+    return make_family("gemma3")
+
+
+# Of 16 tokens, more than the window and the budget of some tests.
+LARGE = picture(3, 8, 8)
+
+
+@pytest.mark.parametrize("budget", [1, 7, 64])
+def test_a_large_image_is_seen_whole_by_its_tokens(gemma3: Family, budget: int) -> None:
+    first = picture_prompt(LARGE, text_prompt(4, 5))
+    prompts = [first, picture_prompt(text_prompt(5, 9), picture(1), text_prompt(6, 1), LARGE, text_prompt(7, 2))]
+    with running(gemma3, max_num_batched_tokens=budget) as engine:
+        check_equal(gemma3, prompts, run(engine, gemma3, prompts))
+        check_equal(gemma3, prompts, run(engine, gemma3, prompts))
+
+
+@pytest.mark.parametrize("budget", [1, 64])
+def test_a_prompt_may_begin_and_end_with_an_image(gemma3: Family, budget: int) -> None:
+    begins = Prompt((*[IMAGE] * 16, 5, 6, 7), (LARGE,))
+    ends = Prompt((VISION_START, 8, *[IMAGE] * 16), (LARGE,))
+    with running(gemma3, max_num_batched_tokens=budget) as engine:
+        for number, (prompt, start) in enumerate([(begins, 0), (ends, 2)] * 2):
+            listener = Listener()
+            engine.submit(GenerationRequest(number, prompt.ids, GREEDY, (gemma3.span(start, LARGE),)), listener)
+            check_equal(gemma3, [prompt], [listener.wait()])
+            assert listener.num_cached == (0, 0, 18, 2)[number], "an image at the end is computed again, and whole"
+
+
+def test_further_sequences_read_their_image_whole_after_preemption(gemma3: Family) -> None:
+    prompt = picture_prompt(text_prompt(1, 4), LARGE, text_prompt(2, 1))
+    sampling = dataclasses.replace(GREEDY, n=4, ignore_eos=True)
+    listeners = [Listener() for _ in range(4)]
+    cache_bytes = (2 * len(prompt.ids) + 10) * gemma3.bytes_per_token
+    with running(gemma3, kv_cache_bytes=cache_bytes, max_num_batched_tokens=4, enable_prefix_caching=False) as engine:
+        request = request_of(gemma3, 0, prompt, sampling)
+        engine.submit(request, lambda event: listeners[event.index](event))
+        assert [listener.wait().tokens for listener in listeners] == [gemma3.generate(prompt, NUM_TOKENS)] * 4
+        assert engine.scheduler.num_preemptions, "the cache was large enough for all"
+
+
+def test_images_without_a_token_between_them_are_one(gemma3: Family) -> None:
+    pairs = [(picture(1), picture(2)), (picture(1), picture(3)), (picture(1),), (picture(1), picture(2))]
+    with running(gemma3) as engine:
+        for number, pair in enumerate(pairs):
+            prompt = Prompt((5, 6, *[IMAGE] * 4 * len(pair), 7, 8), pair)
+            images = tuple(gemma3.span(2 + 4 * place, each) for place, each in enumerate(pair))
+            listener = Listener()
+            engine.submit(GenerationRequest(number, prompt.ids, GREEDY, images), listener)
+            check_equal(gemma3, [prompt], [listener.wait()])
+            assert listener.num_cached == (0, 2, 2, 11)[number]
+
+
 # Requests that do not go well
 
 

@@ -15,7 +15,7 @@ from python_backends.features import FeatureSource, LazyFeatures
 from python_backends.llm.feature_cache import FeatureCache, ImageFeatures
 from python_backends.llm.vision_client import VisionClient, Wishes
 from python_backends.metrics import EncoderCacheStats
-from tests.backends.vision_server import Vision, served
+from tests.backends.vision_server import Vision, listening, served
 
 
 @pytest.fixture
@@ -45,6 +45,32 @@ def test_an_image_is_asked_for_once(client: VisionClient, vision: Vision) -> Non
 def test_all_images_are_under_way_at_once(client: VisionClient, vision: Vision) -> None:
     vision.all_here = threading.Barrier(3)
     assert len(client.features([b"a", b"b", b"c"])) == 3
+
+
+def test_encoders_behind_one_name_share_the_images() -> None:
+    one, two = Vision(), Vision()
+    with listening(one) as first:
+        with listening(two) as second:
+            # As a name with two addresses is resolved.
+            client = VisionClient(f"ipv4:{first},{second}", "vision", 1 << 20)
+            numbers = iter(range(10_000))
+
+            def images(count: int) -> list[bytes]:
+                return [b"image %d" % next(numbers) for _ in range(count)]
+
+            # Both connections take a moment to stand.
+            for _ in range(200):
+                client.features(images(1))
+                if one.asked and two.asked:
+                    break
+            before = len(one.asked), len(two.asked)
+            for _ in range(10):
+                client.features(images(1))
+            client.features(images(10))
+            assert (len(one.asked) - before[0], len(two.asked) - before[1]) == (10, 10)
+        # The second is gone; what it would have had the first one has.
+        assert len(client.features(images(20))) == 20
+        client.close()
 
 
 @pytest.mark.parametrize(

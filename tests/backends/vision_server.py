@@ -64,12 +64,19 @@ class Vision(GRPCInferenceServiceServicer):  # type: ignore[misc]
 
 
 @contextmanager
-def served(vision: Vision, cache_bytes: int = 1 << 20) -> Iterator[VisionClient]:
+def listening(vision: Vision) -> Iterator[str]:
+    """Its address as host:port."""
     server = grpc.server(ThreadPoolExecutor(4))
     add_GRPCInferenceServiceServicer_to_server(vision, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    client = VisionClient(f"127.0.0.1:{port}", "vision", cache_bytes)
-    yield client
-    client.close()
+    yield f"127.0.0.1:{port}"
     server.stop(None).wait()
+
+
+@contextmanager
+def served(vision: Vision, cache_bytes: int = 1 << 20) -> Iterator[VisionClient]:
+    with listening(vision) as address:
+        client = VisionClient(address, "vision", cache_bytes)
+        yield client
+        client.close()

@@ -237,6 +237,15 @@ async def test_models_of_a_key(start_gateway: StartGateway, key_file: Any) -> No
     assert (await chat(gateway, OTHER, model="demo")).status_code == 200
 
 
+async def test_an_adapter_is_for_keys_that_name_it(
+    start_gateway: StartGateway, key_file: Any, fake: FakeTriton
+) -> None:
+    fake.entries["llm"].parameters["lora_adapters"] = '{"legal": "/adapters/legal"}'
+    gateway = await start_gateway(api_key_file=key_file(models=["demo-vl"]))
+    assert [(await chat(gateway, model=name)).status_code for name in ("demo", "legal")] == [200, 404]
+    assert (await chat(gateway, OTHER, model="legal")).status_code == 200
+
+
 async def test_a_key_has_its_own_cache_salt(start_gateway: StartGateway, key_file: Any, fake: FakeTriton) -> None:
     gateway = await start_gateway(api_key_file=key_file())
     for key in (KEY, KEY, OTHER):

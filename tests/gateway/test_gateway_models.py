@@ -36,6 +36,31 @@ async def test_model_cards(client: openai.AsyncOpenAI, gateway: Gateway) -> None
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
 
 
+async def test_an_adapter_is_a_model_under_its_own_name(start_gateway: StartGateway, fake: FakeTriton) -> None:
+    fake.entries["llm"].parameters["lora_adapters"] = (
+        '{"legal": "/adapters/legal", "org/demo-speech": "/adapters/taken"}'
+    )
+    gateway = await start_gateway()
+    cards = {card["id"]: card for card in (await gateway.http.get("/v1/models")).json()["data"]}
+    assert list(cards) == ["demo-vl", "demo", "org/demo-speech", "legal"]
+    assert cards["org/demo-speech"]["root"] == "whisper", "an adapter has taken the id of a model"
+    base = cards["demo-vl"]
+    assert cards["legal"] == {**base, "id": "legal", "aliases": []} and base["aliases"] == ["demo"]
+    # Without a model a chat still goes to the one checkpoint there is.
+    for name in ("legal", "demo", None):
+        assert (await gateway.chat(model=name)).status_code == 200
+    body = {"model": "legal", "prompt": "hi"}
+    assert (await gateway.http.post("/v1/completions", json=body)).json()["model"] == "legal"
+    assert [request.tensors.get("lora_name") for request in fake.requests] == [[b"legal"], None, None, [b"legal"]]
+    assert set((await gateway.http.get("/health")).json()["models"]) == {"demo-vl", "org/demo-speech"}
+
+
+async def test_adapters_that_are_no_object_are_passed_over(start_gateway: StartGateway, fake: FakeTriton) -> None:
+    fake.entries["llm"].parameters["lora_adapters"] = "[1]"
+    gateway = await start_gateway()
+    assert [card["id"] for card in (await gateway.http.get("/v1/models")).json()["data"]][:2] == ["demo-vl", "demo"]
+
+
 async def test_models_that_go_are_forgotten(gateway: Gateway, fake: FakeTriton) -> None:
     del fake.entries["whisper"]
     await gateway.services.discovery.refresh()
@@ -60,6 +85,27 @@ async def test_readiness_names_what_is_missing(start_gateway: StartGateway, fake
     assert "new is LOADING" in (await answer_with(gateway, "/readiness", 503)).text
     fake.entries["new"].state = "READY"
     await answer_with(gateway, "/readiness", 200)
+
+
+async def test_an_encoder_that_was_never_loaded_here_is_elsewhere(gateway: Gateway, fake: FakeTriton) -> None:
+    for name in ("image_frontend", "vision_encoder", "vision"):
+        fake.entries[name].state = ""
+    await gateway.services.discovery.refresh()
+    assert (await gateway.http.get("/readiness")).status_code == 200
+    fake.entries["llm"].state = ""
+    await gateway.services.discovery.refresh()
+    assert "llm is not loaded" in (await gateway.http.get("/readiness")).text
+
+
+async def test_no_list_of_models_while_the_first_is_loading(start_gateway: StartGateway, fake: FakeTriton) -> None:
+    for entry in fake.entries.values():
+        entry.state = "LOADING"
+    gateway = await start_gateway(discovery_interval_s=0.02)
+    response = await answer_with(gateway, "/v1/models", 503)
+    assert response.json()["error"]["message"] == "No model is served yet."
+    for entry in fake.entries.values():
+        entry.state = "READY"
+    assert (await answer_with(gateway, "/v1/models", 200)).json()["data"]
 
 
 async def test_triton_down_and_back(start_gateway: StartGateway, fake: FakeTriton) -> None:

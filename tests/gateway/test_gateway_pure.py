@@ -19,6 +19,7 @@ from gateway.errors import (
     InvalidRequest,
     Overloaded,
     PayloadTooLarge,
+    ServerGone,
     Unavailable,
     Unsupported,
     UpstreamTimeout,
@@ -53,8 +54,8 @@ BASE64 = base64.b64encode(PNG).decode()
             "file",
             "invalid_value",
         ),
-        ("Stub process 'llm_0' is not healthy.", Unavailable, None, "model_unavailable"),
-        ("Request for unknown model: 'llm' has no available versions", Unavailable, None, "model_unavailable"),
+        ("Stub process 'llm_0' is not healthy.", ServerGone, None, "model_unavailable"),
+        ("Request for unknown model: 'llm' has no available versions", ServerGone, None, "model_unavailable"),
     ],
 )
 def test_error_text_becomes_openai_error(text: str, kind: type[GatewayError], param: str | None, code: str) -> None:
@@ -202,6 +203,9 @@ def test_settings_prefer_the_command_line() -> None:
         (["--port", "70000"], {}, "port", "70000"),
         ([], {"TRIMODAL_MAX_CONCURRENCY": "0"}, "max_concurrency", "0"),
         (["--triton-grpc", "localhost"], {}, "triton_grpc", "localhost"),
+        (["--triton-grpc", "a:1, b"], {}, "triton_grpc", "b"),
+        (["--triton-grpc", ","], {}, "triton_grpc", ","),
+        (["--triton-metrics", "a:1,:2"], {}, "triton_metrics", ":2"),
         (["--log-level", "loud"], {}, "log_level", "loud"),
         (["--keep-alive-s", "nan"], {}, "keep_alive_s", "nan"),
     ],

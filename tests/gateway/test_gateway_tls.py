@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import ssl
 from pathlib import Path
 
@@ -106,6 +108,19 @@ async def test_named_origins_may_ask(start_gateway: StartGateway) -> None:
     assert refused.status_code == 401
     assert refused.headers["access-control-allow-origin"] == PAGE, "a page must be able to read why"
     assert "access-control-allow-credentials" not in refused.headers
+
+
+async def test_a_page_may_read_what_its_key_has_left(start_gateway: StartGateway, tmp_path: Path) -> None:
+    limits = {"requests_per_minute": 100, "tokens_per_minute": 100}
+    sha256 = hashlib.sha256(b"tm-one-key-of-the-tests").hexdigest()
+    keys = tmp_path / "keys.jsonl"
+    keys.write_text(json.dumps({"name": "page", "sha256": sha256, **limits}))
+    gateway = await start_gateway(cors_origins=PAGE, api_key_file=str(keys))
+    who = {"Origin": PAGE, "Authorization": "Bearer tm-one-key-of-the-tests"}
+    headers = (await gateway.http.get("/v1/models", headers=who)).headers
+    exposed = headers["access-control-expose-headers"].split(", ")
+    told = [name for name in headers if name.startswith("x-ratelimit-")]
+    assert len(told) == 6 and {*told, "x-request-id", "retry-after"} == set(exposed)
 
 
 @pytest.mark.parametrize("origin", ["*", "page.example", "https://page.example/", "ftp://page.example", "null"])

@@ -50,6 +50,15 @@ def test_engine_flags_become_parameters() -> None:
     }
 
 
+def test_adapters_are_absolute_folders_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").touch()
+    monkeypatch.chdir(tmp_path)
+    parameters = options("--lora-adapters", "legal=one,medical=two").models.parameters
+    assert json.loads(parameters["lora_adapters"]) == {"legal": str(tmp_path / "one"), "medical": str(tmp_path / "two")}
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [("1024", 1024), ("2GiB", 2 << 30), ("512M", 512_000_000), ("1.5 kb", 1500), ("3gi", 3 << 30), ("1TiB", 1 << 40)],
@@ -80,6 +89,7 @@ def test_a_lone_speech_model_takes_the_served_model_name(tmp_path: Path) -> None
         ("--max-num-seqs 0", "'0' is not a number above 0"),
         ("--gpu-memory-utilization 1.5", "between 0 and 1"),
         ("--limit-mm-per-prompt image", "image=4,video=1"),
+        ("--lora-adapters legal=nowhere", "legal=nowhere is not a name and a folder with an adapter_config.json"),
         ("--chat-template nowhere.jinja", "there is no file nowhere.jinja"),
         ("--vision-endpoint here", "'here' is not HOST:PORT"),
         ("--served-model-name x", "--served-model-name x has no --model to name"),

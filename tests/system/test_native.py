@@ -70,6 +70,8 @@ def test_stop_ends_a_request_by_its_id(triton: System) -> None:
         ({"top_p": number(1, np.float32)}, r"\[INVALID_ARGUMENT\] messages: exactly one of"),
         ({"messages": text("{")}, r"\[INVALID_ARGUMENT\] messages: not valid JSON"),
         ({"text_input": text("hi"), "top_p": number(3, np.float32)}, r"\[INVALID_ARGUMENT\] top_p: must be between"),
+        ({"text_input": text("hi"), "lora_name": text("x")}, r"\[INVALID_ARGUMENT\] lora_name: 'x' is not an adapter"),
+        ({"text_input": text("hi"), "lora_weights": text("x")}, "unexpected inference input 'lora_weights'"),
         ({"text_input": text("hi"), "max_tokens": number(9999, np.int32)}, r"\[OUT_OF_RANGE\] max_tokens"),
         ({"text_input": text("hi"), "image": text(draw(("red", "circle")))}, r"\[INVALID_ARGUMENT\] image"),
         (

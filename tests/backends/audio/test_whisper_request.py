@@ -120,6 +120,11 @@ def test_bad_parameters_are_named(parameters: dict[str, str]) -> None:
         read_options(WhisperOptions, {"model": "m", **parameters}, Path("whisper"))
 
 
+def test_tensorrt_llm_is_refused_at_load_with_its_versions() -> None:
+    with pytest.raises(OptionError, match=r"whisper: parameter 'engine' is 'tensorrt_llm': .* 1\.2\.1 has no Whisper"):
+        read_options(WhisperOptions, {"model": "m", "engine": "tensorrt_llm"}, Path("whisper"))
+
+
 def test_alignment_heads_are_pairs() -> None:
     options = read_options(WhisperOptions, {"model": "m", "alignment_heads": "[[-1, 0], [2, 3]]"}, Path("whisper"))
     assert options.heads == [(-1, 0), (2, 3)]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText
+from transformers import AutoImageProcessor, AutoModelForImageTextToText
 
 from python_backends.errors import InvalidInput
 from python_backends.vision.encoder import VisionEncoder
@@ -68,3 +69,27 @@ def test_pixels_that_do_not_fit_their_grid_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InvalidInput, match="does not fit the grid"):
             encoder.check(PixelInput(np.zeros(shape, np.float32), np.array([1, 4, 4]), np.array([56, 56])))
     encoder.check(PixelInput(np.zeros((16, 1176), np.float32), np.array([1, 4, 4]), np.array([56, 56])))
+
+
+def test_states_of_tiles_equal_hugging_face(tmp_path: Path) -> None:
+    folder = str(tiny.save(tmp_path, "mllama", std=0.15))
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder).eval()
+    processor: Any = AutoImageProcessor
+    encoder = VisionEncoder(folder, "float32")
+    numbers = np.random.default_rng(3)
+    pictures = [Image.fromarray(numbers.integers(0, 256, (h, w, 3), np.uint8)) for w, h in SIZES]
+    for picture, inputs, found in zip(pictures, images(folder), encoder.encode(images(folder)), strict=True):
+        encoder.check(inputs)
+        made = processor.from_pretrained(folder, backend="pil")(images=[picture], return_tensors="pt")
+        made.pop("num_tiles")
+        with torch.no_grad():
+            wanted = model.model.multi_modal_projector(model.model.vision_model(**made).last_hidden_state)
+        assert np.abs(found - wanted.reshape(found.shape).numpy()).max() < 1e-4
+    assert len({tuple(inputs.grid) for inputs in images(folder)}) > 1, "all were cut alike"
+
+
+def test_tiles_in_no_known_order_are_refused(tmp_path: Path) -> None:
+    encoder = VisionEncoder(str(tiny.save(tmp_path, "mllama")))
+    for shape, grid in [((1, 1, 4, 3, 56, 56), [1, 3, 2]), ((1, 1, 3, 3, 56, 56), [1, 1, 2]), ((3, 56, 56), [1, 1, 1])]:
+        with pytest.raises(InvalidInput, match="is no image of up to 4 tiles"):
+            encoder.check(PixelInput(np.zeros(shape, np.float32), np.array(grid), np.array([56, 56])))

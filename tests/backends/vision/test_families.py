@@ -22,7 +22,12 @@ from python_backends.vision.processor import PixelProcessor
 from tests.backends.vision import tiny
 
 NUM_TOKENS = 10
-TEXT = f"<user>see {tiny.IMAGE} and\n{tiny.IMAGE}: which?<reply>"
+MARKS = ("<start_of_image>", "<end_of_image>")
+
+
+def text(family: str) -> str:
+    mark = tiny.MARKS[family]
+    return f"<s><user>see {mark} and\n{mark}: which?<reply>"
 
 
 def pictures() -> list[Image.Image]:
@@ -45,7 +50,7 @@ def oracle(folder: Path) -> tuple[list[int], list[int]]:
     missing = [None] * (len(whole.get_attributes()) - len(parts))
     processor = WithoutVideos.from_args_and_dict([*parts, *missing], whole.get_processor_dict(folder)[0])
     kinds = {"return_mm_token_type_ids": True} if config.model_type.startswith("qwen") else {}
-    made = processor(text=[TEXT], images=pictures(), return_tensors="pt", **kinds)
+    made = processor(text=[text(folder.name)], images=pictures(), return_tensors="pt", **kinds)
     model: Any = hf.AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     made.pop("rows", None), made.pop("cols", None)
     with torch.inference_mode():
@@ -63,7 +68,7 @@ def prompt_of(folder: Path) -> Prompt:
         for number, (each, found) in enumerate(zip(inputs, encoder.encode(inputs), strict=True))
     ]
     prompter = Prompter(str(folder))
-    return prompter.expand(prompter.from_text(TEXT), features)
+    return prompter.expand(prompter.from_text(text(folder.name)), features)
 
 
 def answers(folder: Path, prompt: Prompt, times: int) -> list[list[int]]:
@@ -98,3 +103,18 @@ def test_same_pixels_same_tokens(family: str, tmp_path: Path) -> None:
     assert prompt.num_image_tokens == ids.count(5)
     assert answers(folder, prompt, 2) == [answer, answer]
     assert len(set(answer)) > 2, "a text that repeats one token shows little"
+
+
+def test_text_meets_the_line_breaks_of_an_image_and_typed_marks_stay_text(tmp_path: Path) -> None:
+    folder = tiny.save(tmp_path, "gemma3")
+    prompter = Prompter(str(folder))
+    [start, end, two, three] = (prompter.tokenizer.convert_tokens_to_ids(token) for token in (*MARKS, "\n\n", "\n\n\n"))
+    stands = f"\n\n{MARKS[0]}{tiny.IMAGE * 4}{MARKS[1]}\n\n"
+    image = ImageFeatures(np.zeros((4, 32), np.float32), (1, 4, 4), b"", stands)
+    a, b, line = ([*prompter.from_text(letter)] for letter in ("a", "b", "\n"))
+    made = prompter.expand([*a, *line, start, *line, *b], [image])
+    assert made.ids == (*a, three, start, 5, 5, 5, 5, end, three, *b)
+    assert [(span.start, span.end) for span in made.images] == [(3, 7)]
+    typed = prompter._plain.encode(MARKS[1]).ids
+    made = prompter.expand([*typed, *line, start, *b], [image])
+    assert made.ids == (*typed, *line, two, start, 5, 5, 5, 5, end, two, *b)

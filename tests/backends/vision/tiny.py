@@ -10,6 +10,9 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPImageProcessorPil,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3ImageProcessorPil,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     Idefics3ImageProcessorPil,
@@ -21,6 +24,9 @@ from transformers import (
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     LlavaOnevisionImageProcessorPil,
+    MllamaConfig,
+    MllamaForConditionalGeneration,
+    MllamaImageProcessorPil,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -50,6 +56,7 @@ IMAGE = "<image>"
 # The placeholder has id 5, the video's 6; the rest are the marks of the families that cut images into tiles.
 SPECIALS = ("<s>", "</s>", "<pad>", "<user>", "<reply>", IMAGE, "<video>", "<fake_token_around_image>", "<global-img>")
 SPECIALS += tuple(f"<row_{row}_col_{column}>" for row in (1, 2, 3) for column in (1, 2, 3))
+SPECIALS += ("<start_of_image>", "<end_of_image>")
 PINPOINTS = [[56, 112], [112, 56], [112, 112]]
 
 
@@ -65,20 +72,24 @@ def save(folder: Path, family: str, std: float | None = None) -> Path:
         model.get_output_embeddings().weight.data[5:7] = 0
     model.float().save_pretrained(folder / family)
     processor.save_pretrained(folder / family)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=_tokenizer(), extra_special_tokens={"image_token": IMAGE})
+    named = {"image_token": IMAGE, "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
+    made = _tokenizer()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", extra_special_tokens=named)
     tokenizer.save_pretrained(folder / family)
     (folder / family / "processor_config.json").write_text(json.dumps(settings))
     return folder / family
 
 
 def _tokenizer() -> Tokenizer:
-    """One token per byte."""
+    """One token per byte, and some more."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate([*SPECIALS, *letters])}
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(name, special=True) for name in SPECIALS])
+    # Runs of line breaks are one token, as in Gemma's vocabulary.
+    tokenizer.add_tokens([AddedToken("\n" * length, special=False, normalized=False) for length in (2, 3)])
     return tokenizer
 
 
@@ -174,6 +185,37 @@ def _smolvlm() -> tuple[Any, Any, dict[str, Any]]:
     return model, SmolVLMImageProcessorPil(**_TILES), {"image_seq_len": 4}
 
 
+def _gemma3() -> tuple[Any, Any, dict[str, Any]]:
+    kinds = ["sliding_attention", "full_attention"] * 2
+    text = {**_PLAIN_TEXT, "head_dim": 16, "sliding_window": 7, "num_hidden_layers": 4, "layer_types": kinds}
+    config = Gemma3Config(
+        text_config={**text, "eos_token_id": 1, "pad_token_id": 2, "tie_word_embeddings": False},
+        vision_config=_TOWER,
+        image_token_index=5,
+        mm_tokens_per_image=4,
+        tie_word_embeddings=False,
+    )
+    processor = Gemma3ImageProcessorPil(size={"height": 56, "width": 56})
+    return Gemma3ForConditionalGeneration(config), processor, {"image_seq_length": 4}
+
+
+def _mllama() -> tuple[Any, Any, dict[str, Any]]:
+    vision = {**_TOWER, "num_hidden_layers": 2, "num_global_layers": 1, "attention_heads": 2}
+    vision |= {"vision_output_dim": 64, "intermediate_layers_indices": [0]}
+    text = {**_PLAIN_TEXT, "num_hidden_layers": 3, "cross_attention_layers": [1], "eos_token_id": 1, "pad_token_id": 2}
+    config = MllamaConfig(text_config=text, vision_config=vision, image_token_index=5)
+    model = MllamaForConditionalGeneration(config)
+    open_gates(model)
+    return model, MllamaImageProcessorPil(size={"height": 56, "width": 56}), {}
+
+
+def open_gates(model: Any) -> None:
+    """A new model lets nothing of an image through."""
+    for name, weight in model.named_parameters():
+        if name.rsplit("gate", 1)[-1] in ("", "_attn", "_ffn") and weight.numel() == 1:
+            weight.data.fill_(0.8)
+
+
 def _qwen_processor() -> Any:
     return Qwen2VLImageProcessorPil(size={"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS})
 
@@ -187,5 +229,9 @@ _MAKERS = {
     "llava_onevision": _llava_onevision,
     "idefics3": _idefics3,
     "smolvlm": _smolvlm,
+    "gemma3": _gemma3,
+    "mllama": _mllama,
 }
 FAMILIES = tuple(_MAKERS)
+# What a text has in place of an image until the processor puts more there.
+MARKS = {family: "<start_of_image>" if family == "gemma3" else IMAGE for family in FAMILIES}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import litellm
-
 from completions import chat_answers, messages_of
 
 task: dict[str, Any] = json.load(sys.stdin)

@@ -16,6 +16,7 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGU
 
 from python_backends.audio.windows import DecodeOptions, Thresholds, Window
 from python_backends.errors import InvalidInput, Unsupported
+from python_backends.torch_engine.linear import pack_linears
 
 Array = np.ndarray[Any, Any]
 
@@ -27,6 +28,7 @@ class WhisperModel:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         loaded: Any = WhisperForConditionalGeneration.from_pretrained(model, dtype=dtype)
         self.network: Any = loaded.to(device).eval()
+        pack_linears(self.network, "none")
         self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
         config = self.network.generation_config
         self.eos: int = config.eos_token_id

@@ -176,8 +176,12 @@ class Discovery:
     def is_starting(self) -> bool:
         """Whether models may still come, and none is there yet."""
         unread = [name for name, entry in self.entries.items() if entry.ready and name not in self._configs]
-        loading = [name for name, entry in self.entries.items() if entry.state == "LOADING"]
-        return not self.models and (not self.live or bool(unread or loading))
+        return not self.models and (not self.live or bool(unread or self.loading))
+
+    @property
+    def loading(self) -> set[str]:
+        """Entries on their way; one that loads for the first time is not known as a model yet."""
+        return {name for name, entry in self.entries.items() if entry.state == "LOADING"}
 
     @property
     def unique_models(self) -> list[ServedModel]:

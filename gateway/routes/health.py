@@ -60,9 +60,7 @@ def _trouble(discovery: Discovery) -> str:
         return "Triton cannot be reached"
     if not discovery.models:
         return "no model is served"
-    entries = {name for model in discovery.unique_models for name in discovery.unready(model)}
-    # An entry that is still loading for the first time is not known as a model yet.
-    entries |= {name for name, entry in discovery.entries.items() if entry.state == "LOADING"}
+    entries = {name for model in discovery.unique_models for name in discovery.unready(model)} | discovery.loading
     return ", ".join(f"{name} is {discovery.state_of(name).state or 'not loaded'}" for name in sorted(entries))
 
 

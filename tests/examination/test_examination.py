@@ -10,7 +10,7 @@ import shutil
 import openai
 import pytest
 
-from tests.conftest import ROOT, System
+from tests.conftest import ROOT
 from tests.examination.examine import examine_chat, examine_speech
 from tests.examination.recordings import HELD_OUT_VOICE
 from tests.examination.results import Row, rows, table
@@ -31,8 +31,8 @@ DETECTION = {"language detected": 0.98, "no speech": 0.98}
 
 
 @pytest.fixture
-def served(system: System) -> Served:
-    return Served(openai.OpenAI(base_url=f"http://{system.http}/v1", api_key="none"))
+def served(client: openai.OpenAI) -> Served:
+    return Served(client)
 
 
 def test_chat(served: Served) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import httpx
@@ -23,12 +22,6 @@ class Paint(BaseModel):
 
     color: Literal["red", "green"]
     sides: int
-
-
-@pytest.fixture
-def client(system: System) -> Iterator[openai.OpenAI]:
-    with system.client() as client:
-        yield client
 
 
 def test_several_answers_to_one_prompt(client: openai.OpenAI) -> None:

@@ -16,12 +16,12 @@ def end_team() -> None:
     Every thread that computes gets helpers of its own, and they stay. GNU's runtime counts them all: when there are
     more than cores, none of them spins while it waits, and each operator has to wake somebody up.
     """
-    for path in _loaded_runtimes():
+    for path in loaded_runtimes():
         with suppress(OSError, AttributeError):
             ctypes.CDLL(path).omp_pause_resource_all(_PAUSE_HARD)
 
 
-def _loaded_runtimes() -> set[str]:
+def loaded_runtimes() -> set[str]:
     """Wheels bring libraries under names of their own."""
     lines = Path("/proc/self/maps").read_text().splitlines()
     return {line.split(maxsplit=5)[5] for line in lines if "libgomp" in line}

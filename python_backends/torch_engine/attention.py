@@ -15,10 +15,12 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from python_backends.compiled.numbers import COMPILED
 from python_backends.torch_engine.blocks import attend_blocks
 from python_backends.torch_engine.cache import KVCache
 from python_backends.torch_engine.rows import Extent, Rows, Run
 from python_backends.torch_engine.scores import Scores
+from python_backends.torch_engine.single_tokens import SingleTokens
 
 if TYPE_CHECKING:
     from python_backends.torch_engine.cross_attention import CrossAttention
@@ -60,6 +62,7 @@ class StepContext:
         # Where the new keys and values of the sequences that decode go.
         self.slots = torch.tensor([extent.slot for extent in rows.decodes], device=device)
         self.positions = torch.tensor([extent.start for extent in rows.decodes], device=device)
+        self.single_tokens = SingleTokens(rows.decodes) if dtype in COMPILED and device.type == "cpu" else None
         self._dtype, self._device = dtype, device
         self._masks: dict[tuple[int, int | None], torch.Tensor | None] = {}
 
@@ -123,11 +126,20 @@ def attend_rows(
     keys, values = step.cache.keys[layer.index], step.cache.values[layer.index]
     _store(keys, key, step)
     _store(values, value, step)
+    return attend_stored(layer, query, step)
+
+
+def attend_stored(layer: Layer, query: torch.Tensor, step: StepContext) -> torch.Tensor:
+    """query [rows, heads, head_dim], whose keys and values are in the cache -> [rows, heads, value_dim]."""
+    keys, values = step.cache.keys[layer.index], step.cache.values[layer.index]
     # Rows that only pad the step belong to no sequence; zeros keep them finite.
-    output = query.new_zeros(len(query), query.shape[1], value.shape[2])
-    for run in step.rows.runs:
-        mask = step.run_mask(run, layer.window)
-        output[run.first : run.last] = _attend_run(query[run.first : run.last], keys, values, run, mask, layer)
+    output = query.new_zeros(*query.shape[:2], values.shape[-1])
+    if step.single_tokens and layer.attend is attend and query.shape == output.shape:
+        step.single_tokens.attend(query, keys, values, layer.window, layer.scaling, output)
+    else:
+        for run in step.rows.runs:
+            mask = step.run_mask(run, layer.window)
+            output[run.first : run.last] = _attend_run(query[run.first : run.last], keys, values, run, mask, layer)
     for extent in step.rows.chunks:
         part = query[extent.first : extent.last]
         output[extent.first : extent.last] = _attend_chunk(part, keys, values, extent, step, layer)
@@ -200,7 +212,7 @@ def _attend_chunk(
     """query [rows, heads, head_dim] -> [rows, heads, value_dim]."""
     keys, values = keys[extent.slot, :, : extent.end], values[extent.slot, :, : extent.end]
     is_causal = extent.slot not in step.mutual
-    if layer.attend is attend and query.dtype == torch.bfloat16 and query.device.type == "cpu" and is_causal:
+    if step.single_tokens and layer.attend is attend and query.dtype == torch.bfloat16 and is_causal:
         return attend_blocks(query, keys, values, extent.start, layer.window, layer.scaling)
     mask = step.chunk_mask(extent, layer.window)
     attended = layer.attend(query.transpose(0, 1)[None], keys[None], values[None], mask, mask is None, layer.scaling)

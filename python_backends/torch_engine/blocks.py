@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import torch
 
+from python_backends.compiled.attention import softmax_seen
+from python_backends.compiled.numbers import Array, as_array
+
 # Of 16 to 256 rows the quickest, for 256 to 1,024 tokens.
 _ROWS = 64
 
@@ -27,28 +30,22 @@ def attend_blocks(
     """
     output = query.new_empty(*query.shape[:2], values.shape[-1])
     scaled = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    room = as_array(torch.empty(torch.get_num_threads(), keys.shape[1]))
     for first in range(0, len(query), _ROWS):
         rows = slice(first, min(first + _ROWS, len(query)))
         seen = slice(0 if window is None else max(0, start + first - window + 1), start + rows.stop)
-        output[rows] = _attend(scaled[rows], keys[:, seen], values[:, seen], start + first - seen.start, window)
+        position = start + first - seen.start
+        output[rows] = _attend(scaled[rows], keys[:, seen], values[:, seen], position, window or 0, room)
     return output
 
 
 def _attend(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, position: int, window: int | None
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, position: int, window: int, room: Array
 ) -> torch.Tensor:
     """One block, whose first row is the token at `position` of the keys [kv_heads, length, head_dim]."""
     rows, heads, head_dim = query.shape
     grouped = query.transpose(0, 1).reshape(len(keys), -1, head_dim)
     scores = torch.bmm(grouped, keys.transpose(1, 2))
-    by_row = scores.view(len(keys), -1, rows, keys.shape[1])
-    # Of the last columns a row sees its own and those before it.
-    by_row[..., position:].masked_fill_(_triangle(rows, rows).triu(1), -torch.inf)
-    if window is not None and keys.shape[1] > window:
-        by_row.masked_fill_(_triangle(rows, keys.shape[1]).tril(position - window), -torch.inf)
-    attended = torch.bmm(scores.softmax(-1), values)
+    softmax_seen(as_array(scores.flatten(0, 1)), rows, position, window, room)
+    attended = torch.bmm(scores, values)
     return attended.view(heads, rows, -1).transpose(0, 1)
-
-
-def _triangle(rows: int, columns: int) -> torch.Tensor:
-    return torch.ones(rows, columns, dtype=torch.bool)

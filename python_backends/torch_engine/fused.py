@@ -13,11 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import rms_norm
+from torch.nn.functional import silu
 
-from python_backends.torch_engine.attention import Layer, StepContext, attend, attend_rows
+from python_backends.compiled.attention import rotate_and_store
+from python_backends.compiled.layers import add_norm, silu_mul
+from python_backends.compiled.numbers import COMPILED, as_array
+from python_backends.torch_engine.attention import Layer, StepContext, attend, attend_stored
 from python_backends.torch_engine.linear import PackedLinear, Part
 from python_backends.torch_engine.structure import LayerCall
 
@@ -36,37 +40,64 @@ class Norm:
     eps: float
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return rms_norm(x, self.weight.shape, self.weight, self.eps)
+        """x [rows, hidden] -> [rows, hidden]."""
+        output = torch.empty_like(x)
+        self.add(torch.zeros_like(x), x, output)
+        return output
+
+    def add(self, hidden: torch.Tensor, more: torch.Tensor, output: torch.Tensor) -> None:
+        """hidden += more; output becomes the norm of that; all [rows, hidden]."""
+        add_norm(as_array(hidden), as_array(more), as_array(self.weight), np.float32(self.eps), as_array(output))
+
+
+class Activations:
+    """What the layers of a step write to, one after the other; arrays as in `compiled.numbers`.
+
+    `hidden` is the sum of all layers so far, `normed` the input of the next matrix; all [rows, ...].
+    """
+
+    def __init__(
+        self, embeddings: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor], step: StepContext
+    ) -> None:
+        self.hidden, self.normed = torch.zeros_like(embeddings), torch.empty_like(embeddings)
+        self.cos, self.sin = (as_array(part.reshape(len(embeddings), -1)) for part in rotation)
+        self.slots, self.positions = step.rows.places()
 
 
 @dataclass(frozen=True)
 class FusedLayer:
     attention: Layer
-    num_kv_heads: int
+    num_heads: int
     head_dim: int
     norm: Norm
     qkv: Callable[[torch.Tensor], torch.Tensor]
     output: Callable[[torch.Tensor], torch.Tensor]
-    query_norm: Norm | None
-    key_norm: Norm | None
+    head_norms: torch.Tensor
+    head_eps: float
     mlp_norm: Norm
     gate_up: Callable[[torch.Tensor], torch.Tensor]
     down: Callable[[torch.Tensor], torch.Tensor]
-    activation: Callable[[torch.Tensor], torch.Tensor]
 
-    def __call__(self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, step: StepContext) -> torch.Tensor:
-        """hidden [rows, hidden], cos and sin [rows, 1, head_dim], of sin the first half negated."""
-        heads = self.qkv(self.norm(hidden)).view(len(hidden), -1, self.head_dim)
-        rotated, value = heads[:, : -self.num_kv_heads], heads[:, -self.num_kv_heads :]
-        if self.query_norm and self.key_norm:
-            query, key = rotated[:, : -self.num_kv_heads], rotated[:, -self.num_kv_heads :]
-            rotated = torch.cat([self.query_norm(query), self.key_norm(key)], dim=1)
-        rotated = _rotate(rotated, cos, sin)
-        query, key = rotated[:, : -self.num_kv_heads], rotated[:, -self.num_kv_heads :]
-        attended = attend_rows(self.attention, query, key, value, step)
-        hidden = self.output(attended.flatten(1)).add_(hidden)
-        gate, up = self.gate_up(self.mlp_norm(hidden)).chunk(2, dim=-1)
-        return self.down(self.activation(gate).mul_(up)).add_(hidden)
+    def __call__(self, more: torch.Tensor, work: Activations, step: StepContext) -> torch.Tensor:
+        """more [rows, hidden], what the layer before adds -> [rows, hidden], what this one does."""
+        self.norm.add(work.hidden, more, work.normed)
+        attended = attend_stored(self.attention, self._query(self.qkv(work.normed), work, step), step)
+        self.mlp_norm.add(work.hidden, self.output(attended.flatten(1)), work.normed)
+        gate_up = self.gate_up(work.normed)
+        product = gate_up.new_empty(len(gate_up), gate_up.shape[1] // 2)
+        silu_mul(as_array(gate_up), as_array(product))
+        return self.down(product)
+
+    def _query(self, heads: torch.Tensor, work: Activations, step: StepContext) -> torch.Tensor:
+        """The queries [rows, heads, head_dim] of all `heads` [rows, size]; keys and values are put into the cache."""
+        rows = len(heads)
+        query = heads.new_empty(rows, self.num_heads, self.head_dim)
+        keys, values = step.cache.keys[self.attention.index], step.cache.values[self.attention.index]
+        rotate_and_store(
+            as_array(heads.view(rows, -1, self.head_dim)), work.cos, work.sin, as_array(self.head_norms),
+            np.float32(self.head_eps), as_array(keys), as_array(values), work.slots, work.positions, as_array(query),
+        )  # fmt: skip
+        return query
 
 
 class FusedDecoder:
@@ -77,13 +108,12 @@ class FusedDecoder:
 
     def __call__(self, embeddings: torch.Tensor, position_ids: torch.Tensor, step: StepContext) -> torch.Tensor:
         """embeddings [rows, hidden], position_ids as the library's decoder takes them -> [rows, hidden]."""
-        cos, sin = (part.reshape(len(embeddings), 1, -1) for part in self._rotary(embeddings[None], position_ids))
-        half = sin.shape[-1] // 2
-        sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
-        hidden = embeddings
+        work = Activations(embeddings, self._rotary(embeddings[None], position_ids), step)
+        more = embeddings
         for layer in self._layers:
-            hidden = layer(hidden, cos, sin, step)
-        return self._norm(hidden)
+            more = layer(more, work, step)
+        self._norm.add(work.hidden, more, work.normed)
+        return work.normed
 
 
 def fuse(decoder: Any, calls: list[LayerCall]) -> FusedDecoder | None:
@@ -91,7 +121,7 @@ def fuse(decoder: Any, calls: list[LayerCall]) -> FusedDecoder | None:
 
     `calls` are what the layers ask of attention.
     """
-    if not _has(decoder, _DECODER) or not all(map(_is_common, decoder.layers)):
+    if decoder.dtype not in COMPILED or not _has(decoder, _DECODER) or not all(map(_is_common, decoder.layers)):
         return None
     norm = _norm(decoder.norm)
     layers = [_fuse_layer(layer, call) for layer, call in zip(decoder.layers, calls, strict=True)]
@@ -121,24 +151,29 @@ def _fuse_layer(layer: Any, call: LayerCall) -> FusedLayer | None:
     head_norms = [_norm(getattr(attention, name)) for name in ("q_norm", "k_norm") if hasattr(attention, name)]
     if None in (*norms, *head_norms) or len(head_norms) == 1 or shape.key_dim != shape.value_dim:
         return None
-    if not call.scales_only:
+    if not call.scales_only or not _is_silu(mlp.act_fn):
         return None
     first, second = norms
     assert first is not None and second is not None
+    weights = [norm.weight for norm in head_norms if norm]
     return FusedLayer(
         attention=Layer(call.index, call.scaling, call.window, attend),
-        num_kv_heads=shape.num_kv_heads,
+        num_heads=attention.q_proj.columns.stop // shape.key_dim,
         head_dim=shape.key_dim,
         norm=first,
         qkv=attention.q_proj.shared.kernel,
         output=attention.o_proj.kernel,
-        query_norm=head_norms[0] if head_norms else None,
-        key_norm=head_norms[1] if head_norms else None,
+        head_norms=torch.stack(weights) if weights else first.weight.new_empty(0, shape.key_dim),
+        head_eps=head_norms[0].eps if head_norms and head_norms[0] else 0.0,
         mlp_norm=second,
         gate_up=mlp.gate_proj.shared.kernel,
         down=mlp.down_proj.kernel,
-        activation=mlp.act_fn,
     )
+
+
+def _is_silu(activation: Callable[[torch.Tensor], torch.Tensor]) -> bool:
+    x = torch.linspace(-8, 8, 101)
+    return torch.allclose(activation(x), silu(x))
 
 
 @torch.inference_mode()
@@ -151,8 +186,3 @@ def _norm(module: Any) -> Norm | None:
     x = torch.randn(4, len(found.weight), generator=torch.Generator().manual_seed(0)).to(found.weight)
     difference = (found(x).float() - module(x).float()).norm() / found(x).float().norm()
     return found if difference < 0.01 else None
-
-
-def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """x [rows, heads, head_dim]: each pair (x_i, x_{i + d/2}) is turned (arXiv 2104.09864, the library's layout)."""
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)

@@ -49,10 +49,10 @@ class Part(nn.Module):
 
     def __init__(self, shared: Shared, columns: slice) -> None:
         super().__init__()
-        self.shared, self._columns = shared, columns
+        self.shared, self.columns = shared, columns
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.shared.output(x, self._columns.stop)[..., self._columns]
+        return self.shared.output(x, self.columns.stop)[..., self.columns]
 
 
 class Shared:

@@ -156,16 +156,16 @@ class DecoderModel:
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[rows, hidden] -> [rows, vocabulary] float32, by the checkpoint's own forward: it may scale or cap them."""
+        """[rows, hidden] -> [rows, vocabulary], by the checkpoint's own forward: it may scale or cap them."""
         return self._whole(self._after_decoder(inputs_embeds=hidden[None]).logits[0])
 
     def _whole(self, logits: torch.Tensor) -> torch.Tensor:
         missing = self.vocab_size - logits.shape[-1]
-        return torch.nn.functional.pad(logits.float(), (0, missing), value=-torch.inf) if missing else logits.float()
+        return torch.nn.functional.pad(logits, (0, missing), value=-torch.inf) if missing else logits
 
     @torch.inference_mode()
     def own_logits(self, token_ids: list[int], image: ImageSpan | None) -> torch.Tensor:
-        """Logits [tokens, vocabulary] float32 by the checkpoint's own forward with the library's plain attention."""
+        """Logits [tokens, vocabulary] by the checkpoint's own forward with the library's plain attention."""
         self._model.set_attn_implementation("eager")
         try:
             ids = torch.tensor([token_ids], device=self.device)

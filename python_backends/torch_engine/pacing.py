@@ -20,7 +20,7 @@ _LONGEST_STEP_S = 0.5
 # Beside streams, prompts get this share of a pure decode step: a little less than one, because costs vary. Where many
 # wait for each stream, they get this much for each of them: few people wait for the next token then, and a step with
 # many prompt tokens reads them twice as fast as one with a few.
-_SHARE, _SHARE_PER_STREAM, _LARGEST_SHARE = 0.8, 4.0, 8.0
+_SHARE, _SHARE_PER_STREAM, _LARGEST_SHARE = 0.8, 6.4, 8.0
 _STEPS_BETWEEN_MEASUREMENTS = 16
 # What a step with prompt tokens costs beyond them, whatever their number, counts as theirs. Few tokens would look ever
 # dearer, and become ever fewer; so a token beside streams costs at most this much of one without.

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
 # One call for two runs costs some attention over tokens that do not count; this many are cheaper than another call.
 _FREE_TOKENS = 256
 
@@ -87,6 +90,15 @@ class Rows:
         self.chunks = [placed[index] for index in self.order[len(self.decodes) :]]
         self.runs = _runs(self.decodes)
         self.num_padding = max(0, min_rows - first)
+
+    def places(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The slot and the position of each row; a row that only pads the step is in slot -1."""
+        filled = sum(extent.last - extent.first for extent in self.extents)
+        slots, positions = np.full(filled + self.num_padding, -1), np.zeros(filled + self.num_padding, np.int64)
+        for extent in self.extents:
+            slots[extent.first : extent.last] = extent.slot
+            positions[extent.first : extent.last] = np.arange(extent.start, extent.end)
+        return slots, positions
 
 
 def _runs(decodes: list[Extent]) -> list[Run]:

@@ -56,7 +56,7 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, step: Step) -> torch.Tensor:
-        """Compute a step; returns logits [chunks that sample, vocabulary] float32 in the order of the chunks."""
+        """Compute a step; returns logits [chunks that sample, vocabulary] in the order of the chunks."""
         # In this order: a copy may come from a slot that is forgotten after it.
         for move in step.moves:
             if isinstance(move, Copy):

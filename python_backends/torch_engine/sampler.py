@@ -11,6 +11,8 @@ from math import isfinite
 
 import torch
 
+from python_backends.compiled.choice import likeliest
+from python_backends.compiled.numbers import COMPILED, as_array
 from python_backends.errors import BackendError, InternalFault
 from python_backends.torch_engine.guided import NO_MASKS, Masks
 from python_backends.torch_engine.sampling_batch import SamplingBatch
@@ -44,15 +46,13 @@ class Sampler:
     def draw(
         self, logits: torch.Tensor, sequences: list[Sequence], masks: Masks = NO_MASKS
     ) -> list[Draw | BackendError]:
-        """For each sequence a token, or what is wrong with it; logits [sequences, vocabulary] float32 stay as they are.
+        """For each sequence a token, or what is wrong with it; logits [sequences, vocabulary] stay as they are.
 
         `masks` say what the grammars of guided sequences allow.
         """
-        # NaN and infinity count as greatest, so one look at the greatest finds them.
-        greatest, likeliest = (found.tolist() for found in logits.max(-1))
         tokens: list[int | BackendError] = [
-            token if isfinite(value) else InternalFault(f"the model's logits are not finite: {value}")
-            for token, value in zip(likeliest, greatest, strict=True)
+            InternalFault("the model's logits are not finite") if token is None else token
+            for token in _likeliest(logits)
         ]
         rows = [
             row for row, each in enumerate(sequences) if isinstance(tokens[row], int) and not _takes_the_likeliest(each)
@@ -67,6 +67,17 @@ class Sampler:
         if sequence.id not in self._states:
             self._states[sequence.id] = SamplingState(sequence, self._eos_token_ids)
         return self._states[sequence.id]
+
+
+def _likeliest(logits: torch.Tensor) -> list[int | None]:
+    """Of each row the first of the greatest; None where that is not finite or a number is NaN."""
+    if logits.device.type == "cpu" and logits.dtype in COMPILED:
+        tokens = torch.empty(len(logits), dtype=torch.int64)
+        likeliest(as_array(logits), as_array(tokens))
+        return [None if token < 0 else token for token in tokens.tolist()]
+    # NaN and infinity count as greatest, so one look at the greatest finds them.
+    greatest, places = (found.tolist() for found in logits.max(-1))
+    return [place if isfinite(value) else None for place, value in zip(places, greatest, strict=True)]
 
 
 def _takes_the_likeliest(sequence: Sequence) -> bool:
@@ -102,7 +113,7 @@ def _with_logprobs(
 
 def token_logprobs(logits: torch.Tensor, token_ids: list[int], num_top: list[int]) -> list[TokenLogprob]:
     """log p of one token per row, and of the row's `num_top` likeliest ones, under the unmodified logits."""
-    logprobs = logits.log_softmax(-1)
+    logprobs = logits.float().log_softmax(-1)
     own = logprobs.gather(1, torch.tensor(token_ids, device=logits.device)[:, None])[:, 0].tolist()
     top = logprobs.topk(min(max(num_top), logits.shape[-1]))
     likeliest = [

@@ -22,11 +22,11 @@ from python_backends.types import SamplingParams
 
 
 class SamplingBatch:
-    """A copy of the `rows` of `logits` [sequences, vocabulary], and to whom each belongs."""
+    """A float32 copy of the `rows` of `logits` [sequences, vocabulary], and to whom each belongs."""
 
     def __init__(self, logits: torch.Tensor, rows: list[int], owners: list[tuple[Sequence, SamplingState]]) -> None:
         self._device = logits.device
-        self.scores = logits[torch.tensor(rows, device=logits.device)]
+        self.scores = logits[torch.tensor(rows, device=logits.device)].float()
         self._owners = owners
         self._sampling = [sequence.request.sampling for sequence, _ in owners]
         # Rows whose grammar cannot go on.

@@ -50,8 +50,8 @@ def _difference(model: DecoderModel, runner: Runner, ids: list[int], image: Imag
     sequence = Sequence(request, lambda event: None, ids, max_tokens=1, mutual=mutual)
     ends = [sequence.chunk_end(end) for end in _ENDS]
     try:
-        expected = model.own_logits(ids, image)[[end - 1 for end in ends]]
-        served = _served_logits(runner, sequence, ends)
+        expected = model.own_logits(ids, image)[[end - 1 for end in ends]].float()
+        served = _served_logits(runner, sequence, ends).float()
     except (BackendError, RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
         return f"a trial ended with {type(error).__name__}: {error}"
     # Families pad their vocabulary with rows of -inf, or hold tokens back.

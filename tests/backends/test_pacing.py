@@ -96,7 +96,7 @@ def test_prompts_get_more_of_the_step_the_more_of_them_wait() -> None:
     pacing = Pacing()
     pacing.observe(8, 0, 0.1)
     pacing.observe(0, 1000, 1.0)
-    assert [pacing.prompt_tokens(8, waiting) for waiting in (1, 8, 16, 99)] == [80, 400, 800, 800]
+    assert [pacing.prompt_tokens(8, waiting) for waiting in (1, 8, 16, 99)] == [80, 640, 800, 800]
     assert repr(pacing) == "<Pacing decode step {8: 0.1} s, prompt token 0.001 s>"
 
 

@@ -1,0 +1,51 @@
+"""Attention of the sequences that decode, one token each, by a compiled loop over their slots (CPU)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from python_backends.compiled.attention import attend_tokens
+from python_backends.compiled.numbers import as_array
+from python_backends.torch_engine.rows import Extent
+
+
+class SingleTokens:
+    """The first rows of a step, one for each of `decodes`."""
+
+    def __init__(self, decodes: Sequence[Extent]) -> None:
+        self._slots = np.array([extent.slot for extent in decodes], np.int64)
+        self._positions = np.array([extent.start for extent in decodes], np.int64)
+        self._longest = max((extent.end for extent in decodes), default=0)
+        self._room = torch.empty(0)
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        window: int | None,
+        scaling: float | None,
+        output: torch.Tensor,
+    ) -> None:
+        """query [rows, heads, head_dim]; keys, values [slots, kv_heads, max_len, head_dim]; the first rows of `output`
+        [rows, heads, head_dim] are written."""
+        rows, size = len(self._slots), query.shape[-1]
+        if not rows:
+            return
+        per_thread = query.shape[1] // keys.shape[1] * (2 * size + self._longest)
+        if self._room.shape[-1] < per_thread:
+            self._room = torch.empty(torch.get_num_threads(), per_thread)
+        attend_tokens(
+            as_array(query[:rows].contiguous()),
+            as_array(keys),
+            as_array(values),
+            self._slots,
+            self._positions,
+            window or 0,
+            np.float32(size**-0.5 if scaling is None else scaling),
+            as_array(self._room),
+            as_array(output[:rows]),
+        )

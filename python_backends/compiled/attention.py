@@ -11,7 +11,7 @@ import numpy as np
 from python_backends.compiled.numbers import Array, exp, narrow, wide
 from python_backends.compiled.team import compiled, inlined, run_team, share
 
-_SMALL = 16384
+_SMALL = 65536
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _MINUS_INFINITY = np.float32(-np.inf)
 

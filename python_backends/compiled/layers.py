@@ -11,7 +11,7 @@ from python_backends.compiled.numbers import Array, exp, narrow, wide
 from python_backends.compiled.team import compiled, run_team, share
 
 # Fewer numbers than this are done before a second thread has begun.
-_SMALL = 16384
+_SMALL = 65536
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 

@@ -135,7 +135,7 @@ def attend_stored(layer: Layer, query: torch.Tensor, step: StepContext) -> torch
     # Rows that only pad the step belong to no sequence; zeros keep them finite.
     output = query.new_zeros(*query.shape[:2], values.shape[-1])
     if step.single_tokens and layer.attend is attend and query.shape == output.shape:
-        step.single_tokens.attend(query, keys, values, layer.window, layer.scaling, output)
+        step.single_tokens.attend(query, step.cache.arrays[layer.index], layer.window, layer.scaling, output)
     else:
         for run in step.rows.runs:
             mask = step.run_mask(run, layer.window)

@@ -9,8 +9,11 @@ from __future__ import annotations
 import math
 import mmap
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
+
+from python_backends.compiled.numbers import Array, as_array
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,11 @@ class KVCache:
             size = (num_slots, layer.num_kv_heads, max_len)
             self.keys.append(self._allocate(shape, (*size, layer.key_dim)))
             self.values.append(self._allocate(shape, (*size, layer.value_dim)))
+
+    @cached_property
+    def arrays(self) -> list[tuple[Array, Array]]:
+        """The keys and values of each layer, for compiled functions."""
+        return [(as_array(keys), as_array(values)) for keys, values in zip(self.keys, self.values, strict=True)]
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:
         """Copy the first `num_tokens` tokens of a slot to another."""

@@ -20,7 +20,7 @@ from torch.nn.functional import silu
 
 from python_backends.compiled.attention import rotate_and_store
 from python_backends.compiled.layers import add_norm, silu_mul
-from python_backends.compiled.numbers import COMPILED, as_array
+from python_backends.compiled.numbers import COMPILED, Array, as_array
 from python_backends.torch_engine.attention import Layer, StepContext, attend, attend_stored
 from python_backends.torch_engine.linear import PackedLinear, Part
 from python_backends.torch_engine.structure import LayerCall
@@ -36,32 +36,33 @@ _DECODER = frozenset({"embed_tokens", "layers", "norm", "rotary_emb"})
 class Norm:
     """x * weight / sqrt(mean(x^2) + eps) over the last dimension (arXiv 1910.07467)."""
 
-    weight: torch.Tensor
+    weight: Array
     eps: float
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x [rows, hidden] -> [rows, hidden]."""
-        output = torch.empty_like(x)
-        self.add(torch.zeros_like(x), x, output)
-        return output
-
-    def add(self, hidden: torch.Tensor, more: torch.Tensor, output: torch.Tensor) -> None:
+    def add(self, hidden: Array, more: torch.Tensor, output: Array) -> None:
         """hidden += more; output becomes the norm of that; all [rows, hidden]."""
-        add_norm(as_array(hidden), as_array(more), as_array(self.weight), np.float32(self.eps), as_array(output))
+        add_norm(hidden, as_array(more), self.weight, np.float32(self.eps), output)
 
 
 class Activations:
-    """What the layers of a step write to, one after the other; arrays as in `compiled.numbers`.
+    """What the layers of a step share: the sum of all so far, its norm, and where each row is.
 
-    `hidden` is the sum of all layers so far, `normed` the input of the next matrix; all [rows, ...].
+    `normed` is a tensor, because it is the input of the next matrix; all are [rows, ...].
     """
 
     def __init__(
         self, embeddings: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor], step: StepContext
     ) -> None:
-        self.hidden, self.normed = torch.zeros_like(embeddings), torch.empty_like(embeddings)
+        self.hidden = as_array(torch.zeros_like(embeddings))
+        self.normed = torch.empty_like(embeddings)
         self.cos, self.sin = (as_array(part.reshape(len(embeddings), -1)) for part in rotation)
         self.slots, self.positions = step.rows.places()
+        self._normed = as_array(self.normed)
+
+    def add(self, more: torch.Tensor, norm: Norm) -> torch.Tensor:
+        """The norm of the sum with `more` in it."""
+        norm.add(self.hidden, more, self._normed)
+        return self.normed
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class FusedLayer:
     norm: Norm
     qkv: Callable[[torch.Tensor], torch.Tensor]
     output: Callable[[torch.Tensor], torch.Tensor]
-    head_norms: torch.Tensor
+    head_norms: Array
     head_eps: float
     mlp_norm: Norm
     gate_up: Callable[[torch.Tensor], torch.Tensor]
@@ -80,10 +81,9 @@ class FusedLayer:
 
     def __call__(self, more: torch.Tensor, work: Activations, step: StepContext) -> torch.Tensor:
         """more [rows, hidden], what the layer before adds -> [rows, hidden], what this one does."""
-        self.norm.add(work.hidden, more, work.normed)
-        attended = attend_stored(self.attention, self._query(self.qkv(work.normed), work, step), step)
-        self.mlp_norm.add(work.hidden, self.output(attended.flatten(1)), work.normed)
-        gate_up = self.gate_up(work.normed)
+        query = self._query(self.qkv(work.add(more, self.norm)), work, step)
+        attended = attend_stored(self.attention, query, step)
+        gate_up = self.gate_up(work.add(self.output(attended.flatten(1)), self.mlp_norm))
         product = gate_up.new_empty(len(gate_up), gate_up.shape[1] // 2)
         silu_mul(as_array(gate_up), as_array(product))
         return self.down(product)
@@ -92,10 +92,10 @@ class FusedLayer:
         """The queries [rows, heads, head_dim] of all `heads` [rows, size]; keys and values are put into the cache."""
         rows = len(heads)
         query = heads.new_empty(rows, self.num_heads, self.head_dim)
-        keys, values = step.cache.keys[self.attention.index], step.cache.values[self.attention.index]
+        keys, values = step.cache.arrays[self.attention.index]
         rotate_and_store(
-            as_array(heads.view(rows, -1, self.head_dim)), work.cos, work.sin, as_array(self.head_norms),
-            np.float32(self.head_eps), as_array(keys), as_array(values), work.slots, work.positions, as_array(query),
+            as_array(heads.view(rows, -1, self.head_dim)), work.cos, work.sin, self.head_norms,
+            np.float32(self.head_eps), keys, values, work.slots, work.positions, as_array(query),
         )  # fmt: skip
         return query
 
@@ -112,8 +112,7 @@ class FusedDecoder:
         more = embeddings
         for layer in self._layers:
             more = layer(more, work, step)
-        self._norm.add(work.hidden, more, work.normed)
-        return work.normed
+        return work.add(more, self._norm)
 
 
 def fuse(decoder: Any, calls: list[LayerCall]) -> FusedDecoder | None:
@@ -155,7 +154,7 @@ def _fuse_layer(layer: Any, call: LayerCall) -> FusedLayer | None:
         return None
     first, second = norms
     assert first is not None and second is not None
-    weights = [norm.weight for norm in head_norms if norm]
+    no_norms = first.weight[:0].reshape(0, 1)
     return FusedLayer(
         attention=Layer(call.index, call.scaling, call.window, attend),
         num_heads=attention.q_proj.columns.stop // shape.key_dim,
@@ -163,7 +162,7 @@ def _fuse_layer(layer: Any, call: LayerCall) -> FusedLayer | None:
         norm=first,
         qkv=attention.q_proj.shared.kernel,
         output=attention.o_proj.kernel,
-        head_norms=torch.stack(weights) if weights else first.weight.new_empty(0, shape.key_dim),
+        head_norms=np.stack([norm.weight for norm in head_norms if norm]) if head_norms else no_norms,
         head_eps=head_norms[0].eps if head_norms and head_norms[0] else 0.0,
         mlp_norm=second,
         gate_up=mlp.gate_proj.shared.kernel,
@@ -182,7 +181,8 @@ def _norm(module: Any) -> Norm | None:
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if eps is None or [name for name, _ in module.named_parameters()] != ["weight"]:
         return None
-    found = Norm(module.weight.detach(), float(eps))
-    x = torch.randn(4, len(found.weight), generator=torch.Generator().manual_seed(0)).to(found.weight)
-    difference = (found(x).float() - module(x).float()).norm() / found(x).float().norm()
-    return found if difference < 0.01 else None
+    x = torch.randn(4, len(module.weight), generator=torch.Generator().manual_seed(0)).to(module.weight)
+    found, normed = Norm(as_array(module.weight.detach()), float(eps)), torch.empty_like(x)
+    found.add(as_array(torch.zeros_like(x)), x, as_array(normed))
+    wanted = module(x).float()
+    return found if (normed.float() - wanted).norm() < 0.01 * wanted.norm() else None

@@ -11,9 +11,9 @@ from typing import Protocol
 import torch
 
 _PACK_BF16 = torch.ops.mkldnn._reorder_linear_weight
-_LINEAR_BF16 = torch.ops.mkldnn._linear_pointwise
+_LINEAR_BF16 = torch.ops.mkldnn._linear_pointwise.default
 _PACK_INT8 = torch.ops.onednn.qlinear_prepack
-_LINEAR_INT8 = torch.ops.onednn.qlinear_pointwise
+_LINEAR_INT8 = torch.ops.onednn.qlinear_pointwise.default
 # Unsigned activations: oneDNN has quick kernels for those only.
 _ZERO_POINT = 128
 # How many weights may share a scale and a zero in the ATen kernel; the least is the most exact.

@@ -20,11 +20,14 @@ _LONGEST_STEP_S = 0.5
 # Beside streams, prompts get this share of a pure decode step: a little less than one, because costs vary. Where many
 # wait for each stream, they get this much for each of them: few people wait for the next token then, and a step with
 # many prompt tokens reads them twice as fast as one with a few.
-_SHARE, _SHARE_PER_STREAM, _LARGEST_SHARE = 0.8, 6.4, 8.0
+_SHARE, _SHARE_PER_STREAM, _LARGEST_SHARE = 0.75, 6.0, 8.0
+# What is left of the prompts is read in a few long steps where those are enough: who waits for a first token notices
+# the difference, who reads along does not.
+_LAST_SHARE, _NUM_LAST_STEPS, _NUM_LAST_TOKENS = 3.0, 4, 1024
 _STEPS_BETWEEN_MEASUREMENTS = 16
-# What a step with prompt tokens costs beyond them, whatever their number, counts as theirs. Few tokens would look ever
-# dearer, and become ever fewer; so a token beside streams costs at most this much of one without.
-_DEAREST = 1.5
+# What a step with prompt tokens costs beyond them, whatever their number, in decode steps: if it counted as theirs, few
+# tokens would look ever dearer, and become ever fewer. So would a token that costs more than this much of one alone.
+_MIXING, _DEAREST = 0.15, 1.5
 _LEAST_S = 1e-9
 # Medians, because a step that the machine interrupted must not halve or double the next ones.
 _NUM_REMEMBERED = 7
@@ -45,15 +48,23 @@ class Pacing:
         decode = {size: round(median(costs), 6) for size, costs in self._decode_s.items()}
         return f"<Pacing decode step {decode} s, prompt token {self._token_cost(0)} s>"
 
-    def prompt_tokens(self, num_decodes: int, num_prompts: int) -> int:
-        """How many tokens of `num_prompts` unread prompts a step with `num_decodes` decodes may compute."""
+    def prompt_tokens(self, num_decodes: int, num_prompts: int, num_unread: int) -> int:
+        """How many tokens of `num_prompts` prompts, which have `num_unread`, a step with `num_decodes` may compute."""
         token_s, decode_s = self._token_cost(num_decodes), self._decode_cost(num_decodes)
         if not num_decodes:
             return max(_MIN_TOKENS, int(_LONGEST_STEP_S / token_s)) if token_s else _FIRST_TOKENS_ALONE
         if self._num_mixed >= _STEPS_BETWEEN_MEASUREMENTS:
             return 0
+        if not token_s or not decode_s:
+            return _FIRST_TOKENS
         share = min(max(_SHARE, _SHARE_PER_STREAM * num_prompts / num_decodes), _LARGEST_SHARE)
-        return max(_MIN_TOKENS, int(share * decode_s / token_s)) if token_s and decode_s else _FIRST_TOKENS
+        if num_unread * token_s <= _NUM_LAST_STEPS * _LAST_SHARE * decode_s and num_unread <= _NUM_LAST_TOKENS:
+            share = max(share, _LAST_SHARE)
+        return max(_MIN_TOKENS, int(share * decode_s / token_s))
+
+    def reading_s(self, num_tokens: int) -> float:
+        """How long a prompt of that many tokens takes without streams beside it; 0 while nobody knows."""
+        return num_tokens * (self._token_cost(0) or 0.0)
 
     def observe(self, num_decodes: int, num_prompt_tokens: int, seconds: float) -> None:
         """A step of that many decodes and prompt tokens took that long."""
@@ -61,7 +72,7 @@ class Pacing:
             self._decode_s.setdefault(num_decodes, deque(maxlen=_NUM_REMEMBERED)).append(seconds)
         elif num_prompt_tokens >= _MIN_TOKENS:
             # A measured sum cannot be less than its part; noise can make it look so, and a coarse clock like nothing.
-            rest = max(seconds - (self._decode_cost(num_decodes) or 0.0), seconds / 10, _LEAST_S)
+            rest = max(seconds - (1 + _MIXING) * (self._decode_cost(num_decodes) or 0.0), seconds / 10, _LEAST_S)
             (self._mixed_s if num_decodes else self._alone_s).append(rest / num_prompt_tokens)
         self._num_mixed = self._num_mixed + 1 if num_decodes and num_prompt_tokens else 0
 

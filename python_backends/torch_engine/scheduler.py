@@ -3,9 +3,11 @@
 Each step has a budget of tokens. Running sequences get their next token first, so that a long prompt never stalls
 them; `pacing` says how much of a prompt may be read beside them. Prompts are read one after the other: the median of
 many waits half as long as if all were read at once. When the cache has no room for a running sequence, the one that is
-last in order goes back to waiting and is recomputed later. The order is that of `admission.turn`. Who needs image
-features that are not here yet waits apart, and holds nobody up. A range of tokens that see each other in both
-directions is never cut: it is read in one step, however much else the step may compute.
+last in order goes back to waiting and is recomputed later. The order is that of `admission.turn`, and a request counts
+as if it had come by the time that reading its prompt takes later: a short one overtakes a long one that has just come,
+and nobody waits longer for that than the prompt is worth. Who needs image features that are not here yet waits apart,
+and holds nobody up. A range of tokens that see each other in both directions is never cut: it is read in one step,
+however much else the step may compute.
 """
 
 from __future__ import annotations
@@ -118,7 +120,8 @@ class Scheduler:
     def add_fork(self, sequence: Sequence) -> None:
         """Queue a further sequence of a request that was let in already."""
         request = sequence.request
-        first = turn(request.sampling.priority, sequence.arrived, self._ageing_s)
+        fresh = len(sequence.tokens) - self._num_cached(sequence)
+        first = turn(request.sampling.priority, sequence.arrived + self.pacing.reading_s(fresh), self._ageing_s)
         sequence.order = (*first, request.id, sequence.index)
         self._wait(sequence)
 
@@ -190,8 +193,9 @@ class Scheduler:
         """Chunks of prompts, strictly in order: who cannot start yet is not overtaken by a smaller request."""
         chunks: list[Chunk] = []
         unread = [running for running in self._running if running.num_uncomputed > 1]
-        num_prompts = len(unread) + min(len(self._waiting), self.pool.num_free)
-        budget = min(self.pacing.prompt_tokens(len(decodes), num_prompts), self._budget - len(decodes))
+        soon = [*unread, *self._waiting[: self.pool.num_free]]
+        num_unread = sum(each.num_uncomputed for each in soon)
+        budget = min(self.pacing.prompt_tokens(len(decodes), len(soon), num_unread), self._budget - len(decodes))
         while budget > 0 and (sequence := self._next_prompt(unread, now)):
             end = sequence.chunk_end(sequence.num_computed + min(sequence.num_uncomputed, budget))
             chunks.append(Chunk(sequence, end - sequence.num_computed))
@@ -231,8 +235,7 @@ class Scheduler:
         """Whether images that the cache does not cover lack their features; these are then asked for."""
         if not sequence.lacking(0):
             return False
-        keys = sequence.content_keys(0, len(sequence.tokens))
-        lacking = sequence.lacking(self.pool.num_cached(keys, sequence.parent, sequence.num_fresh))
+        lacking = sequence.lacking(self._num_cached(sequence))
         if not lacking:
             return False
         self._fetching.append(sequence)
@@ -241,6 +244,11 @@ class Scheduler:
             source.ask()
         lacking[0].then(partial(self._features_came, sequence))
         return True
+
+    def _num_cached(self, sequence: Sequence) -> int:
+        """How many of its tokens the cache would give it now."""
+        keys = sequence.content_keys(0, len(sequence.tokens))
+        return self.pool.num_cached(keys, sequence.parent, sequence.num_fresh)
 
     def _preempt(self, sequence: Sequence) -> None:
         self._running.remove(sequence)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from python_backends.compiled.attention import attend_tokens
-from python_backends.compiled.numbers import as_array
+from python_backends.compiled.numbers import Array, as_array
 from python_backends.torch_engine.rows import Extent
 
 
@@ -24,14 +24,14 @@ class SingleTokens:
     def attend(
         self,
         query: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
+        stored: tuple[Array, Array],
         window: int | None,
         scaling: float | None,
         output: torch.Tensor,
     ) -> None:
-        """query [rows, heads, head_dim]; keys, values [slots, kv_heads, max_len, head_dim]; the first rows of `output`
-        [rows, heads, head_dim] are written."""
+        """query [rows, heads, head_dim]; keys and values [slots, kv_heads, max_len, head_dim] are `stored`; the first rows
+        of `output` [rows, heads, head_dim] are written."""
+        keys, values = stored
         rows, size = len(self._slots), query.shape[-1]
         if not rows:
             return
@@ -40,8 +40,8 @@ class SingleTokens:
             self._room = torch.empty(torch.get_num_threads(), per_thread)
         attend_tokens(
             as_array(query[:rows].contiguous()),
-            as_array(keys),
-            as_array(values),
+            keys,
+            values,
             self._slots,
             self._positions,
             window or 0,

@@ -50,6 +50,8 @@ class ServedModel:
     # `steps` carry a request; `needs` must be ready as well for the model to do all it says.
     steps: frozenset[str]
     needs: frozenset[str]
+    # Whether the entry has the input `compact`, see docs/contracts.md.
+    may_be_compact: bool = False
     # Which of the entry's adapters it is; empty for the checkpoint itself.
     lora_name: str = ""
 
@@ -272,6 +274,7 @@ def _model_of(name: str, configs: dict[str, EntryConfig]) -> ServedModel:
         tokenizer=TOKENIZER if same and task == "chat" else None,
         steps=frozenset(steps),
         needs=frozenset(needs),
+        may_be_compact="compact" in configs[name].inputs,
     )
 
 

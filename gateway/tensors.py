@@ -34,6 +34,7 @@ INPUT_TYPES = {
     "num_return_sequences": "INT32",
     "return_log_probs": "BOOL",
     "stream": "BOOL",
+    "compact": "BOOL",
     "sampling_parameters": "BYTES",
     "lora_name": "BYTES",
     "guided_decoding_guide_type": "BYTES",

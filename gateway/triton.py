@@ -61,6 +61,7 @@ class EntryConfig(NamedTuple):
 
     parameters: dict[str, str]
     steps: tuple[str, ...]
+    inputs: frozenset[str] = frozenset()
 
 
 class Triton:
@@ -108,7 +109,8 @@ class Triton:
     async def config(self, name: str) -> EntryConfig:
         reply = await _unary(self._stub.ModelConfig(pb.ModelConfigRequest(name=name), timeout=CALL_TIMEOUT_S))
         parameters = {key: value.string_value for key, value in reply.config.parameters.items()}
-        return EntryConfig(parameters, tuple(step.model_name for step in reply.config.ensemble_scheduling.step))
+        steps = tuple(step.model_name for step in reply.config.ensemble_scheduling.step)
+        return EntryConfig(parameters, steps, frozenset(given.name for given in reply.config.input))
 
     async def config_json(self, name: str) -> dict[str, Any]:
         """The whole configuration, in the form that `load` takes."""

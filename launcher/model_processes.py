@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import psutil
 
@@ -16,6 +16,8 @@ from launcher.triton_install import STUB
 
 # A process that a person stops for a moment (Ctrl-Z, a debugger that attaches) is left alone.
 STOPPED_FOR_S = 2.0
+# Finding the children of a process takes a look at every process of the machine.
+SCAN_S = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,39 @@ def find_model_processes(triton_pid: int) -> list[ModelProcess]:
         if process:
             found.append(process)
     return found
+
+
+class ModelProcesses:
+    """The living stubs of one tritonserver, at the cost of one small file for each that is known already."""
+
+    def __init__(self, triton_pid: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._triton_pid = triton_pid
+        self._clock = clock
+        self._found: list[ModelProcess] = []
+        self._scanned_at = float("-inf")
+
+    def look(self) -> list[ModelProcess]:
+        """Those of the last scan that live, and how they are now; a new stub is seen after SCAN_S at most."""
+        if self._clock() - self._scanned_at >= SCAN_S:
+            return self.scan()
+        states = [(process, _state_of_child(process.pid, self._triton_pid)) for process in self._found]
+        return [dataclasses.replace(process, stopped=state == "T") for process, state in states if state]
+
+    def scan(self) -> list[ModelProcess]:
+        """All there are at this moment. Raises psutil.NoSuchProcess when tritonserver is gone."""
+        self._found = find_model_processes(self._triton_pid)
+        self._scanned_at = self._clock()
+        return self._found
+
+
+def _state_of_child(pid: int, parent: int) -> str:
+    """The letter that proc_pid_stat(5) has for the state of a process; empty if it ended or is another's child."""
+    try:
+        # The name in front of them may hold spaces and brackets itself.
+        state, ppid = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    except OSError:
+        return ""
+    return state if state not in "ZXx" and int(ppid) == parent else ""
 
 
 class ProcessWatch:

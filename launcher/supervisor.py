@@ -16,7 +16,7 @@ import psutil
 from launcher.backoff import Backoff
 from launcher.connections import shut_connections
 from launcher.console import say
-from launcher.model_processes import ModelProcess, ProcessWatch, find_model_processes
+from launcher.model_processes import ModelProcess, ModelProcesses, ProcessWatch
 from launcher.processes import kill_process, remove_shared_memory
 from launcher.triton_client import EntryState, TritonClient, TritonError
 
@@ -43,6 +43,7 @@ class Supervisor:
         self._grpc_port = grpc_port
         self._friends = friends
         self._restart = restart
+        self._processes = ModelProcesses(triton_pid)
         self._watch = ProcessWatch()
         self._backoffs: dict[str, Backoff] = {}
         self._recoveries: dict[str, asyncio.Task[None]] = {}
@@ -72,18 +73,24 @@ class Supervisor:
                 self._watch.expect(entry.name)
 
     async def _look(self) -> None:
-        lost = self._watch.observe(find_model_processes(self._triton_pid))
+        if not self._unattended(self._processes.look()):
+            return
+        # It may have a new process by now, which only a scan finds.
+        lost = self._unattended(self._processes.scan())
         if not lost:
             return
         index = await self._client.index()
         for entry, process in lost.items():
-            if entry in self._recoveries:
-                continue
             # An entry that is not ready lost its process because somebody unloads it.
             if index.get(entry, EntryState(entry, "", "")).state == "READY":
                 self._recoveries[entry] = asyncio.create_task(self._recover(process))
             else:
                 self._watch.forget(entry)
+
+    def _unattended(self, running: Iterable[ModelProcess]) -> dict[str, ModelProcess]:
+        """The lost process per entry, but for those that are on their way back."""
+        lost = self._watch.observe(running)
+        return {entry: process for entry, process in lost.items() if entry not in self._recoveries}
 
     async def _recover(self, process: ModelProcess) -> None:
         entry = process.entry

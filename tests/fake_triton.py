@@ -55,6 +55,7 @@ class Received:
 class Entry:
     parameters: dict[str, str] = field(default_factory=dict)
     steps: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
     state: str = "READY"
     reason: str = ""
 
@@ -64,7 +65,7 @@ def demo_entries() -> dict[str, Entry]:
     chat = {"task": "chat", "served_model_name": "demo-vl,demo", "input_modalities": "text,image"}
     speech = {"task": "transcription", "served_model_name": "org/demo-speech", "input_modalities": "audio"}
     return {
-        "llm": Entry({**chat, "max_model_len": "2048"}),
+        "llm": Entry({**chat, "max_model_len": "2048"}, inputs=("compact",)),
         "image_frontend": Entry(),
         "vision_encoder": Entry(),
         "vision": Entry(steps=("image_frontend", "vision_encoder")),
@@ -145,6 +146,8 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
             reply.config.parameters[key].string_value = value
         for step in entry.steps:
             reply.config.ensemble_scheduling.step.add(model_name=step)
+        for name in entry.inputs:
+            reply.config.input.add(name=name)
         return reply
 
     async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:

@@ -86,9 +86,12 @@ class Answering:
         `names` are the client's names for fields that have another one on the wire.
         """
         generations = []
+        # Triton refuses an input that an entry does not name.
+        more: dict[str, Value] = {"compact": True} if model.may_be_compact else {}
         for index, values in enumerate(inputs):
             name = f"{request_id}-{index}" if index else request_id
-            generations.append(Generation(await self.open(model, name, values), num_sequences, index * num_sequences))
+            stream = await self.open(model, name, {**values, **more})
+            generations.append(Generation(stream, num_sequences, index * num_sequences))
         outputs = Outputs(generations, self.permit, names)
         self.stack.push_async_callback(outputs.close)
         await self.begun(outputs, model)

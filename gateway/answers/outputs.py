@@ -30,7 +30,8 @@ class Generation:
         if raw is None:
             raise UpstreamFault("The model ended its answer without a finish_reason.")
         output = chat_output(raw, self._first_index)
-        self.num_input_tokens = output.num_input_tokens
+        # A compact response does not say it again.
+        self.num_input_tokens = output.num_input_tokens or self.num_input_tokens
         self.num_output_tokens += output.num_output_tokens
         if output.choice not in self._indices:
             raise UpstreamFault("The model sent a sequence that nobody asked for.")

@@ -39,7 +39,7 @@ class Usage:
         return f"<Usage {self.prompt} + {self.completion} tokens, {self._num_ended} ended>"
 
     def add(self, output: ChatOutput, thinking: bool = False) -> None:
-        """The prompt's counts come with every response, the completion's are deltas."""
+        """The prompt's counts come with the first response of each sequence, the completion's are deltas."""
         prompt = output.choice // self._num_sequences
         if prompt not in self._prompts:
             self._prompts.add(prompt)

@@ -9,8 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+
+from python_backends.compiled.attention import attend_tokens, store_tokens
+from python_backends.compiled.numbers import COMPILED, Array, as_array
 
 
 class Listening:
@@ -62,6 +66,10 @@ class SlotDecoder:
             places(config.max_source_positions),
         )
 
+        self._is_compiled = self._device.type == "cpu" and dtype in COMPILED
+        per_thread = 2 * self._heads[1] + max(config.max_source_positions, config.max_target_positions)
+        self._room = as_array(torch.empty(torch.get_num_threads(), per_thread))
+
     def __repr__(self) -> str:
         return f"<SlotDecoder of {self._keys.shape[1]} slots, {self._keys.shape[3]} positions>"
 
@@ -107,11 +115,17 @@ class SlotDecoder:
         attention, hidden = layer.self_attn, layer.self_attn_layer_norm(hidden)
         query = self._query(attention, hidden)
         keys, values = self._keys[number, slots], self._values[number, slots]
+        new = (self._split(attention.k_proj(hidden)), self._split(attention.v_proj(hidden)))
+        if hidden.shape[1] == 1 and self._is_compiled:
+            places = positions[:, 0].numpy()
+            for kept, each in zip((keys, values), new, strict=True):
+                store_tokens(as_array(each[:, :, 0].contiguous()), as_array(kept), places)
+            return self._joined(attention, self._attend_token(query, keys, values, places))
         rows = torch.arange(len(hidden), device=self._device)[:, None]
-        keys[rows, :, positions] = self._split(attention.k_proj(hidden)).transpose(1, 2)
-        values[rows, :, positions] = self._split(attention.v_proj(hidden)).transpose(1, 2)
+        keys[rows, :, positions], values[rows, :, positions] = (each.transpose(1, 2) for each in new)
         end = mask.shape[-1]
-        return self._joined(attention, _attend(query, keys[:, :, :end], values[:, :, :end], mask))
+        attended = scaled_dot_product_attention(query, keys[:, :, :end], values[:, :, :end], mask, scale=1.0)
+        return self._joined(attention, attended)
 
     def _heard(
         self, number: int, layer: Any, hidden: torch.Tensor, slots: slice, listening: Listening | None
@@ -122,7 +136,22 @@ class SlotDecoder:
         keys, values = self._heard_keys[number, slots], self._heard_values[number, slots]
         if listening is not None:
             listening.note(number, query, keys)
-        return self._joined(attention, _attend(query, keys, values))
+        if hidden.shape[1] == 1 and self._is_compiled:
+            last = np.full(len(hidden), keys.shape[2] - 1)
+            return self._joined(attention, self._attend_token(query, keys, values, last))
+        return self._joined(attention, scaled_dot_product_attention(query, keys, values, scale=1.0))
+
+    def _attend_token(
+        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: Array
+    ) -> torch.Tensor:
+        """query [n, heads, 1, d] of one token each, at positions [n]; keys, values [n, heads, length, d]."""
+        rows = query[:, :, 0].contiguous()
+        output = torch.empty_like(rows)
+        attend_tokens(
+            as_array(rows), as_array(keys), as_array(values), np.arange(len(rows)), positions, 0, np.float32(1),
+            self._room, as_array(output),
+        )  # fmt: skip
+        return output[:, :, None]
 
     def _query(self, attention: Any, hidden: torch.Tensor) -> torch.Tensor:
         # Scaled before the product, as the library does it: float16 overflows otherwise.
@@ -134,16 +163,3 @@ class SlotDecoder:
     def _joined(self, attention: Any, mixed: torch.Tensor) -> torch.Tensor:
         joined: torch.Tensor = attention.out_proj(mixed.transpose(1, 2).flatten(2))
         return joined
-
-
-def _attend(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None = None
-) -> torch.Tensor:
-    """query [n, heads, t, d], keys, values [n, heads, length, d], mask [n, 1, t, length] bool -> [n, heads, t, d]."""
-    if query.shape[2] > 1:
-        return scaled_dot_product_attention(query, keys, values, mask, scale=1.0)
-    # The library's kernel packs all keys anew for this one row: two plain products take a quarter of its time.
-    scores = query @ keys.transpose(-1, -2)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    return scores.softmax(-1) @ values

@@ -17,6 +17,7 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGU
 from python_backends.audio.windows import DecodeOptions, Thresholds, Window
 from python_backends.errors import InvalidInput, Unsupported
 from python_backends.torch_engine.linear import pack_linears
+from python_backends.whole_attention import WHOLE_ATTENTION
 
 Array = np.ndarray[Any, Any]
 
@@ -29,6 +30,7 @@ class WhisperModel:
         loaded: Any = WhisperForConditionalGeneration.from_pretrained(model, dtype=dtype)
         self.network: Any = loaded.to(device).eval()
         pack_linears(self.network, "none")
+        self.network.set_attn_implementation(WHOLE_ATTENTION)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
         config = self.network.generation_config
         self.eos: int = config.eos_token_id

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from python_backends.compiled.numbers import Array, exp, narrow, wide
-from python_backends.compiled.team import compiled, inlined, run_team, share
+from python_backends.compiled.numbers import Array, bits, exp, narrow, number, order, wide
+from python_backends.compiled.team import ALONE, FIRST, compiled, inlined, run_team, share
 
 _SMALL = 65536
 _ZERO, _ONE = np.float32(0), np.float32(1)
-_MINUS_INFINITY = np.float32(-np.inf)
+_LEAST = np.int32(-(2**31))
 
 
 @compiled
@@ -27,7 +27,7 @@ def rotate_and_store(
     `norms` [2, head_dim], of queries and of keys, is not empty. Keys and values go to the cache, queries to `query`.
     """
     if heads.size < _SMALL:
-        _rotate_and_store(0, 1, heads, cos, sin, norms, eps, keys, values, slots, positions, query)
+        _rotate_and_store(FIRST, ALONE, heads, cos, sin, norms, eps, keys, values, slots, positions, query)
     else:
         run_team(_rotate_and_store, (heads, cos, sin, norms, eps, keys, values, slots, positions, query))
 
@@ -150,10 +150,10 @@ def _scores(query: Array, keys: Array, scores: Array) -> None:
 @inlined
 def _softmax(scores: Array) -> None:
     """In place, of [length]."""
-    greatest = _MINUS_INFINITY
+    place = _LEAST
     for i in range(len(scores)):
-        greatest = max(greatest, scores[i])
-    total = _ZERO
+        place = max(place, order(bits(scores[i])))
+    greatest, total = number(order(place)), _ZERO
     for i in range(len(scores)):
         scores[i] = exp(scores[i] - greatest)
         total += scores[i]
@@ -179,6 +179,16 @@ def _weighted_sum(weights: Array, values: Array, sums: Array) -> None:
             a, total = weights[i, place], sums[i]
             for j in range(len(total)):
                 total[j] += a * wide(one[j])
+
+
+@compiled
+def store_tokens(new: Array, places: Array, positions: Array) -> None:
+    """new [rows, heads, head_dim] -> places [rows or more, heads, max_len, head_dim], each row at its position."""
+    for row in range(len(new)):
+        for head in range(new.shape[1]):
+            kept, given = places[row, head, positions[row]], new[row, head]
+            for i in range(len(given)):
+                kept[i] = given[i]
 
 
 @compiled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from python_backends.compiled.numbers import Array, bits
+from python_backends.compiled.numbers import Array, bits, order
 from python_backends.compiled.team import compiled, inlined, run_team, share
 
 _MAGNITUDE, _INFINITY = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
@@ -15,7 +15,8 @@ _BLOCK = 512
 
 @compiled
 def likeliest(logits: Array, tokens: Array) -> None:
-    """logits [rows, vocabulary] -> tokens [rows] int64, the first of the greatest; -1 if it is not finite or one is NaN."""
+    """logits [rows, vocabulary] -> tokens [rows] int64: the first of the greatest; -1 if that is not finite or one is
+    NaN."""
     run_team(_likeliest, (logits, tokens))
 
 
@@ -30,7 +31,7 @@ def _likeliest(thread: int, threads: int, logits: Array, tokens: Array) -> None:
             magnitude = max(magnitude, largest)
             if top > greatest:
                 greatest, place = top, start
-        while _order(scores[place]) != greatest:
+        while order(bits(scores[place])) != greatest:
             place += 1
         tokens[row] = place if -_INFINITY <= greatest < _INFINITY and magnitude <= _INFINITY else -1
 
@@ -40,13 +41,6 @@ def _extremes(scores: Array) -> tuple[np.int32, np.int32]:
     """The greatest place in the order, and the greatest magnitude."""
     top, largest = _LEAST, np.int32(0)
     for i in range(len(scores)):
-        top = max(top, _order(scores[i]))
+        top = max(top, order(bits(scores[i])))
         largest = max(largest, np.int32(bits(scores[i]) & _MAGNITUDE))
     return top, largest
-
-
-@inlined
-def _order(score: np.float32) -> np.int32:
-    """A whole number that is greater for a greater score: of negative floats the bits grow the other way."""
-    found = bits(score)
-    return np.int32(found ^ ((found >> np.int32(31)) & _MAGNITUDE))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from python_backends.compiled.numbers import Array, exp, narrow, wide
-from python_backends.compiled.team import compiled, run_team, share
+from python_backends.compiled.team import ALONE, FIRST, compiled, run_team, share
 
 # Fewer numbers than this are done before a second thread has begun.
 _SMALL = 65536
@@ -19,7 +19,7 @@ _ZERO, _ONE = np.float32(0), np.float32(1)
 def add_norm(hidden: Array, more: Array, weight: Array, eps: np.float32, output: Array) -> None:
     """hidden += more, output = hidden * weight / sqrt(mean(hidden^2) + eps) (arXiv 1910.07467); all [rows, hidden]."""
     if hidden.size < _SMALL:
-        _add_norm(0, 1, hidden, more, weight, eps, output)
+        _add_norm(FIRST, ALONE, hidden, more, weight, eps, output)
     else:
         run_team(_add_norm, (hidden, more, weight, eps, output))
 
@@ -46,7 +46,7 @@ def _add_norm(
 def silu_mul(gate_up: Array, output: Array) -> None:
     """gate_up [rows, 2 n] -> output [rows, n] = gate * sigmoid(gate) * up."""
     if output.size < _SMALL:
-        _silu_mul(0, 1, gate_up, output)
+        _silu_mul(FIRST, ALONE, gate_up, output)
     else:
         run_team(_silu_mul, (gate_up, output))
 

@@ -8,11 +8,18 @@ that torch has loaded.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import llvmlite.binding as llvm
 import numba
+import numpy as np
+
+# Before the search for its OpenMP runtime, which it loads.
+import torch  # noqa: F401
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
@@ -25,14 +32,27 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _FAST_MATH = {"reassoc", "nsz", "contract", "arcp"}
 _OPEN_REGION, _THREAD, _NUM_THREADS = "GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads"
 
+_SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).digest()
 _INT32, _BYTES, _VOID = ir.IntType(32), ir.IntType(8).as_pointer(), ir.VoidType()
+
+# A thread that works alone. Plain whole numbers would have the function compiled once more, for just these two.
+FIRST: Any = np.int64(0)
+ALONE: Any = np.int64(1)
 
 
 def compiled(function: Function) -> Function:
-    """The function as machine code, made at its first call with arguments of these types and kept on disk."""
+    """The function as machine code, made at its first call with arguments of these types.
+
+    It is kept on disk, unless no folder can be written to.
+    """
     # Without `nrt` nothing can be allocated, and no slice is counted.
-    decorate = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST_MATH, _nrt=False)
-    return cast(Function, decorate(function))
+    made = numba.njit(nogil=True, error_model="numpy", fastmath=_FAST_MATH, _nrt=False)(function)
+    with suppress(RuntimeError):
+        made.enable_caching()
+        # numba compares the function's own file only, and what it calls is in others.
+        kept = made._cache._cache_file
+        kept._source_stamp = (kept._source_stamp, _SOURCES)
+    return cast(Function, made)
 
 
 def inlined(function: Function) -> Function:

@@ -28,8 +28,9 @@ from python_backends.types import FinishReason, GenerationRequest, SamplingParam
 
 Array = np.ndarray[Any, Any]
 
-_POLL_S = 0.02
-_POLL_S_PER_REQUEST = 0.002
+# Each question whether a client is still there is a trip to the server's process and back.
+_POLL_S = 0.05
+_QUESTIONS_PER_POLL = 5
 
 
 class Channel(Protocol):
@@ -58,11 +59,15 @@ class Timings:
 
 @dataclass(frozen=True)
 class ReplyStyle:
-    """One response or many, `interval` tokens each; `echo` is text to say first."""
+    """One response or many, `interval` tokens each; `echo` is text to say first.
+
+    With `compact` the responses between the first and the last of a sequence hold no more than what is new.
+    """
 
     stream: bool = True
     echo: str = ""
     interval: int = 1
+    compact: bool = False
 
 
 class Reply:
@@ -85,6 +90,7 @@ class Reply:
         self.timings = timings
         self.num_prompt_tokens = len(request.prompt_ids)
         self._stop_token_ids = request.sampling.stop_token_ids
+        self._compact = style.compact
         self._open = {index: _Continuation(request.sampling, tokenizer, style) for index in range(request.sampling.n)}
         self._constant = {
             "num_input_tokens": _int(self.num_prompt_tokens),
@@ -108,7 +114,7 @@ class Reply:
         stop = continuation.add(event)
         if event.finish_reason is None and not stop:
             if continuation.is_due:
-                self._send(continuation, event)
+                self._go_on(continuation, event)
             return False
         self._finish(continuation, event, stop or continuation.add_rest())
         return not self._open
@@ -121,7 +127,15 @@ class Reply:
         stop_reason = stop or (str(event.stop_token_id) if event.stop_token_id in self._stop_token_ids else "")
         self._send(continuation, event, reason.value.encode(), stop_reason.encode())
 
+    def _go_on(self, continuation: _Continuation, event: TokenEvent) -> None:
+        if self._compact and continuation.sent_any:
+            index = {"sequence_index": _int(event.index)} if event.index else {}
+            self.channel.send(index | continuation.take_news())
+        else:
+            self._send(continuation, event)
+
     def _send(self, continuation: _Continuation, event: TokenEvent, finish: bytes = b"", stop: bytes = b"") -> None:
+        """A whole response, with every output of the contract."""
         final = not self._open
         outputs = {
             "sequence_index": _int(event.index),
@@ -130,7 +144,7 @@ class Reply:
             "num_cached_tokens": _int(event.num_cached_tokens),
             "timings": _bytes(self.timings.as_json() if final else b""),
         }
-        self.channel.send({**outputs, **continuation.take_outputs(), **self._constant}, final)
+        self.channel.send({**outputs, "logprobs": _bytes(b""), **continuation.take_news(), **self._constant}, final)
 
 
 class _Continuation:
@@ -150,11 +164,11 @@ class _Continuation:
         self._num_tokens = 0
         self._logprobs: list[dict[str, Any]] = []
         # A stream's first token goes out at once, whatever the interval.
-        self._sent_any = not style.stream
+        self.sent_any = not style.stream
 
     @property
     def is_due(self) -> bool:
-        return (self._num_tokens >= self._interval or not self._sent_any) and bool(self._text or self._logprobs)
+        return (self._num_tokens >= self._interval or not self.sent_any) and bool(self._text or self._logprobs)
 
     def add(self, event: TokenEvent) -> str:
         """Count the token and, unless it is the control token that ended the text, say it; a stop word it completes."""
@@ -175,14 +189,13 @@ class _Continuation:
         self._text += rest.text
         return rest.stop
 
-    def take_outputs(self) -> dict[str, Array]:
-        outputs = {
-            "text_output": _bytes(self._text.encode()),
-            "num_output_tokens": _int(self._num_tokens),
-            "logprobs": _bytes(orjson.dumps(self._logprobs) if self._logprobs else b""),
-        }
-        self._text, self._num_tokens, self._sent_any = "", 0, True
-        self._logprobs = []
+    def take_news(self) -> dict[str, Array]:
+        """The outputs that hold something new; `logprobs` only if there are any."""
+        outputs = {"text_output": _bytes(self._text.encode()), "num_output_tokens": _int(self._num_tokens)}
+        if self._logprobs:
+            outputs["logprobs"] = _bytes(orjson.dumps(self._logprobs))
+            self._logprobs = []
+        self._text, self._num_tokens, self.sent_any = "", 0, True
         return outputs
 
     def _describe(self, token_id: int, logprob: TokenLogprob) -> dict[str, Any]:
@@ -203,6 +216,7 @@ class Outbox:
         self._replies: dict[int, Reply] = {}
         self._events: queue.SimpleQueue[tuple[int, TokenEvent] | Reply | str | None] = queue.SimpleQueue()
         self._last_poll = time.monotonic()
+        self._unasked: list[int] = []
         self._thread = threading.Thread(target=self._loop, name="outbox", daemon=True)
         self._thread.start()
 
@@ -270,18 +284,25 @@ class Outbox:
             self._cancel(request_id, event.index if reply and not reply.stopped else None)
 
     def _poll_clients(self) -> None:
-        """Each question costs a trip to the server's process, so the more replies are open the rarer they are asked."""
+        """Asks a few replies in turn, so that the questions stay as rare however many are open."""
         now = time.monotonic()
-        if now - self._last_poll < max(_POLL_S, _POLL_S_PER_REQUEST * len(self._replies)):
+        if now - self._last_poll < _POLL_S:
             return
         self._last_poll = now
-        for reply in [reply for reply in self._replies.values() if _has_left(reply)]:
+        for reply in [reply for reply in self._whose_turn_it_is() if _has_left(reply)]:
             reply.stopped = True
             self._cancel(reply.id, None)
             del self._replies[reply.id]
             self._metrics.end(reply.id, FinishReason.ABORT.value, "client_gone")
             with suppress(Exception):  # the stream is gone, and with it whoever could be told
                 reply.channel.close()
+
+    def _whose_turn_it_is(self) -> list[Reply]:
+        """Nobody is asked again before all others were asked."""
+        if not self._unasked:
+            self._unasked = list(self._replies)
+        turn, self._unasked = self._unasked[:_QUESTIONS_PER_POLL], self._unasked[_QUESTIONS_PER_POLL:]
+        return [self._replies[request_id] for request_id in turn if request_id in self._replies]
 
 
 def _has_left(reply: Reply) -> bool:

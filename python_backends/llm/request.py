@@ -40,6 +40,7 @@ class ChatRequest:
     image_prompt: str
     bad_words: tuple[str, ...]
     stream: bool
+    compact: bool
     echo: bool
     timeout_s: float | None
     cache_salt: str
@@ -106,6 +107,7 @@ def read_request(tensors: Tensors, defaults: SamplingParams) -> ChatRequest:
         image_prompt=tensors.text("image_prompt"),
         bad_words=_words(tensors, "bad_words"),
         stream=bool(tensors.scalar("stream", True)),
+        compact=bool(tensors.scalar("compact", False)),
         echo=not tensors.scalar("exclude_input_in_output", True),
         timeout_s=_timeout(given.get("timeout_s")),
         cache_salt=_salt(given.get("cache_salt")),

@@ -176,6 +176,7 @@ class LlmService:
             stream=request.stream,
             echo=request.text_input if request.echo else "",
             interval=self._options.stream_interval,
+            compact=request.compact,
         )
         name, tokenizer = arrival.inputs.request_id, self._prompter.backend
         return Reply(generation, name, arrival.responder, tokenizer, style, arrival.timings)

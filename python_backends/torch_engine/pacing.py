@@ -16,11 +16,11 @@ _MIN_TOKENS = 4
 # While costs are unknown: beside streams, and alone.
 _FIRST_TOKENS, _FIRST_TOKENS_ALONE = 16, 128
 # A step with nothing but prompts in it still ends soon enough for an abort, and for whoever comes next.
-_LONGEST_STEP_S = 0.5
+_LONGEST_STEP_S = 0.75
 # Beside streams, prompts get this share of a pure decode step: a little less than one, because costs vary. Where many
 # wait for each stream, they get this much for each of them: few people wait for the next token then, and a step with
 # many prompt tokens reads them twice as fast as one with a few.
-_SHARE, _SHARE_PER_STREAM, _LARGEST_SHARE = 0.75, 6.0, 8.0
+_SHARE, _SHARE_PER_STREAM, _SHARE_PER_PROMPT, _LARGEST_SHARE = 0.75, 6.0, 2.0, 8.0
 # What is left of the prompts is read in a few long steps where those are enough: who waits for a first token notices
 # the difference, who reads along does not.
 _LAST_SHARE, _NUM_LAST_STEPS, _NUM_LAST_TOKENS = 3.0, 4, 1024
@@ -57,7 +57,10 @@ class Pacing:
             return 0
         if not token_s or not decode_s:
             return _FIRST_TOKENS
-        share = min(max(_SHARE, _SHARE_PER_STREAM * num_prompts / num_decodes), _LARGEST_SHARE)
+        share = max(_SHARE, _SHARE_PER_STREAM * num_prompts / num_decodes)
+        if num_prompts > 1:
+            share = max(share, _SHARE_PER_PROMPT * num_prompts)
+        share = min(share, _LARGEST_SHARE)
         if num_unread * token_s <= _NUM_LAST_STEPS * _LAST_SHARE * decode_s and num_unread <= _NUM_LAST_TOKENS:
             share = max(share, _LAST_SHARE)
         return max(_MIN_TOKENS, int(share * decode_s / token_s))

@@ -29,8 +29,8 @@ class SingleTokens:
         scaling: float | None,
         output: torch.Tensor,
     ) -> None:
-        """query [rows, heads, head_dim]; keys and values [slots, kv_heads, max_len, head_dim] are `stored`; the first rows
-        of `output` [rows, heads, head_dim] are written."""
+        """query and output [rows, heads, head_dim], of which the first rows are written; `stored` are keys and values
+        [slots, kv_heads, max_len, head_dim]."""
         keys, values = stored
         rows, size = len(self._slots), query.shape[-1]
         if not rows:

@@ -17,8 +17,10 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from python_backends.errors import InvalidInput, Unsupported
+from python_backends.torch_engine.linear import pack_linears
 from python_backends.vision.processor import PixelInput
 from python_backends.vision.tiles import TileTower
+from python_backends.whole_attention import WHOLE_ATTENTION
 
 Array = np.ndarray[Any, Any]
 
@@ -36,6 +38,8 @@ class VisionEncoder:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         loaded: Any = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype)
         self._model = _without_language_model(loaded).to(self._device).eval()
+        pack_linears(self._model, "none")
+        self._model.set_attn_implementation(WHOLE_ATTENTION)
         self._tiles = None if hasattr(self._model, "get_image_features") else TileTower(self._model)
         arguments = () if self._tiles else inspect.signature(self._model.get_image_features).parameters.values()
         self._takes_grid = any(argument.name == "image_grid_thw" for argument in arguments)

@@ -96,7 +96,7 @@ def test_prompts_get_more_of_the_step_the_more_of_them_wait() -> None:
     pacing = Pacing()
     pacing.observe(8, 0, 0.1)
     pacing.observe(0, 1000, 1.0)
-    assert [pacing.prompt_tokens(8, waiting, 9999) for waiting in (1, 8, 16, 99)] == [75, 600, 800, 800]
+    assert [pacing.prompt_tokens(8, waiting, 9999) for waiting in (1, 2, 3, 99)] == [75, 400, 600, 800]
     assert repr(pacing) == "<Pacing decode step {8: 0.1} s, prompt token 0.001 s>"
 
 
@@ -118,14 +118,14 @@ def test_what_a_step_costs_for_having_any_prompt_in_it_does_not_make_its_tokens_
     assert tokens[0] == 75 and set(tokens[1:]) == {50}, "a token costs at most half as much again as one alone"
 
 
-def test_alone_a_prompt_is_read_in_steps_of_half_a_second() -> None:
+def test_alone_a_prompt_is_read_in_steps_of_less_than_a_second() -> None:
     pacing = Pacing()
     assert pacing.prompt_tokens(0, 1, 9999) == 128
     pacing.observe(0, 100, 0.1)
-    assert pacing.prompt_tokens(0, 1, 9999) == 500
+    assert pacing.prompt_tokens(0, 1, 9999) == 750
     pacing.observe(0, 100, 90.0)
     pacing.observe(0, 100, 0.1)
-    assert pacing.prompt_tokens(0, 1, 9999) == 500
+    assert pacing.prompt_tokens(0, 1, 9999) == 750
 
 
 def test_the_cost_of_a_decode_step_is_measured_again_while_prompts_keep_coming() -> None:

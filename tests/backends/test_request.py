@@ -236,9 +236,9 @@ def test_an_adapter_is_chosen_by_name() -> None:
 
 
 def test_one_response_or_many_and_the_echo() -> None:
-    assert (read().stream, read().echo) == (True, False)
-    other = read(stream=np.array([False]), exclude_input_in_output=np.array([False]))
-    assert (other.stream, other.echo) == (False, True)
+    assert (read().stream, read().echo, read().compact) == (True, False, False)
+    other = read(stream=np.array([False]), exclude_input_in_output=np.array([False]), compact=np.array([True]))
+    assert (other.stream, other.echo, other.compact) == (False, True, True)
 
 
 @pytest.mark.parametrize(("tensor", "value"), [("messages", b"{}"), ("tools", b"{}"), ("chat_template_kwargs", b"[]")])

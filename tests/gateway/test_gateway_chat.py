@@ -37,6 +37,7 @@ async def test_plain_completion(client: openai.AsyncOpenAI, fake: FakeTriton) ->
     assert {key: value for key, value in received.tensors.items() if key != "messages"} == {
         "max_tokens": [9],
         "stream": [False],
+        "compact": [True],
     }
 
 

@@ -103,4 +103,4 @@ async def test_a_form_leaves_the_sampling_alone(gateway: Gateway, fake: FakeTrit
     form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
     assert (await gateway.chat(response_format=form)).status_code == 200
     guide = {"guided_decoding_guide_type", "guided_decoding_guide"}
-    assert set(fake.requests[0].tensors) == {"messages", "stream"} | guide
+    assert set(fake.requests[0].tensors) == {"messages", "stream", "compact"} | guide

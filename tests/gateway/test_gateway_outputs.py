@@ -47,6 +47,19 @@ async def test_no_response_is_lost_when_all_end_at_once(said: list[str]) -> None
     assert repr(outputs) == f"<Outputs {len(''.join(said))} read, 0 choices open>"
 
 
+async def test_tokens_of_the_prompt_are_counted_when_the_client_leaves_in_between() -> None:
+    source: Any = Source("abcd")
+    source._responses[0]["num_input_tokens"] = struct.pack("<i", 7)
+    for response in source._responses:
+        response["num_output_tokens"] = struct.pack("<i", 1)
+    outputs = Outputs([Generation(source, 1, 0)], Admission(1).acquire(), {})
+    await outputs.peek()
+    assert outputs.num_tokens == 8
+    for _ in range(3):
+        await outputs.next()
+    assert outputs.num_tokens == 10, "no response but the first one has said how long the prompt is"
+
+
 def _response(text: str, last: bool) -> dict[str, bytes]:
     finish = b"stop" if last else b""
     return {

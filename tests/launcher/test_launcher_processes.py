@@ -9,13 +9,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+import pytest
 
 from launcher.backoff import Backoff
 from launcher.logs import ProcessLog
-from launcher.model_processes import ModelProcess, ProcessWatch, parse_stub
+from launcher.model_processes import (
+    SCAN_S,
+    ModelProcess,
+    ModelProcesses,
+    ProcessWatch,
+    find_model_processes,
+    parse_stub,
+)
 from launcher.processes import ChildProcess, describe_exit, session_pids
 from launcher.startup import brief_reason
 from launcher.triton_client import EntryState
@@ -156,6 +165,86 @@ def test_a_process_that_stays_stopped_is_lost() -> None:
     assert watch.observe([stopped]) == {}
     now[0] = 2.1
     assert watch.observe([stopped]) == {"llm": dataclasses.replace(running, stopped=True)}
+
+
+# A stand-in for tritonserver: it starts a stub for each model.py that it is told, and reaps none.
+PARENT = f"""
+import os, sys
+for path in map(str.strip, sys.stdin):
+    if os.fork() == 0:
+        os.execv(sys.executable, [{STUB!r}, path, "shm", path.split("/")[-3] + "_0_0"])
+"""
+
+
+class Family:
+    """Processes that look like stubs, their parent, and a look at them by a clock of the test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.now = 0.0
+        self._folder = folder
+        self._parent = subprocess.Popen([sys.executable, "-c", PARENT], stdin=subprocess.PIPE, text=True)
+        self.processes = ModelProcesses(self._parent.pid, lambda: self.now)
+
+    def start(self, entry: str) -> int:
+        path = self._folder / entry / "1" / "model.py"
+        path.parent.mkdir(parents=True)
+        path.write_text("import time; time.sleep(1000)")
+        assert self._parent.stdin is not None
+        print(path, file=self._parent.stdin, flush=True)
+        assert until(lambda: entry in self._running())
+        return self._running()[entry]
+
+    def seen(self) -> dict[str, bool]:
+        """The entries that a look finds, and whether their process is stopped."""
+        return {process.entry: process.stopped for process in self.processes.look()}
+
+    def end(self) -> None:
+        for pid in self._running().values():
+            os.kill(pid, signal.SIGKILL)
+        self.end_parent()
+
+    def end_parent(self) -> None:
+        self._parent.kill()
+        self._parent.communicate()
+
+    def _running(self) -> dict[str, int]:
+        if self._parent.poll() is not None:
+            return {}
+        return {process.entry: process.pid for process in find_model_processes(self._parent.pid)}
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> Iterator[Family]:
+    family = Family(tmp_path)
+    yield family
+    family.end()
+
+
+def test_between_two_scans_a_lost_or_stopped_process_is_noticed_and_a_new_one_is_not(family: Family) -> None:
+    lost, stopped = family.start("llm"), family.start("whisper")
+    assert family.seen() == {"llm": False, "whisper": False}
+    os.kill(stopped, signal.SIGSTOP)
+    assert until(lambda: family.seen() == {"llm": False, "whisper": True})
+    os.kill(lost, signal.SIGKILL)
+    assert until(lambda: family.seen() == {"whisper": True}), "one that ended and was not reaped is lost too"
+    os.kill(stopped, signal.SIGCONT)
+    family.start("vision")
+    assert until(lambda: family.seen() == {"whisper": False})
+    family.now += SCAN_S
+    assert family.seen() == {"whisper": False, "vision": False}
+
+
+def test_a_process_that_is_no_longer_tritons_is_lost(family: Family) -> None:
+    pid = family.start("llm")
+    assert family.seen() == {"llm": False}
+    family.end_parent()
+    try:
+        assert until(lambda: family.seen() == {})
+        family.now += SCAN_S
+        with pytest.raises(psutil.NoSuchProcess):
+            family.processes.look()
+    finally:
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_pauses_double_up_to_the_cap_and_a_well_minute_resets_them() -> None:

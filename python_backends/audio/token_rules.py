@@ -59,7 +59,8 @@ class TokenRules:
     def _prefer_timestamps(self, scores: torch.Tensor, rows: torch.Tensor) -> None:
         """Where all timestamps together are likelier than any one other token, it is one of them."""
         begin = self._timestamps
-        logprobs = scores[rows].log_softmax(-1)
-        likelier = logprobs[:, begin:].logsumexp(-1) > logprobs[:, :begin].amax(-1)
+        # Of log-probabilities and of scores the answer is the same: they differ by a constant of the row.
+        chances = scores if len(rows) == len(scores) else scores[rows]
+        likelier = chances[:, begin:].logsumexp(-1) > chances[:, :begin].amax(-1)
         chosen = rows[likelier]
         scores[chosen, :begin] = _NEVER

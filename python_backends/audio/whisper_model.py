@@ -29,7 +29,7 @@ class WhisperModel:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         loaded: Any = WhisperForConditionalGeneration.from_pretrained(model, dtype=dtype)
         self.network: Any = loaded.to(device).eval()
-        pack_linears(self.network, "none")
+        pack_linears(self.network, "none", apart="encoder_attn")
         self.network.set_attn_implementation(WHOLE_ATTENTION)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
         config = self.network.generation_config
@@ -122,8 +122,10 @@ class WhisperModel:
         for row, window in zip(batch, windows, strict=True):
             row[:, : window.features.shape[1]] = window.features
         features = torch.from_numpy(batch).to(self.network.device, self.network.dtype)
-        hidden: torch.Tensor = self.network.get_encoder()(features).last_hidden_state
-        return hidden
+        # On CPU one after the other: what a window's layers hand on stays in the processor's cache.
+        size = len(windows) if features.is_cuda else 1
+        encoder = self.network.get_encoder()
+        return torch.cat([encoder(part).last_hidden_state for part in features.split(size)])
 
     def detect(self, scores: torch.Tensor) -> str:
         """The likeliest language by the scores [vocabulary] of the token after <|startoftranscript|>."""

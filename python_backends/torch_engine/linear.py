@@ -74,15 +74,16 @@ class Shared:
         return output
 
 
-def pack_linears(root: nn.Module, quantization: str) -> int:
+def pack_linears(root: nn.Module, quantization: str, apart: str = "") -> int:
     """Replace the linear layers below `root` by packed ones; returns how many rows a step should have at least.
 
-    Without quantization only bf16 layers on CPU gain, and all others stay as they are.
+    Without quantization only bf16 layers on CPU gain, and all others stay as they are. The layers of modules that are
+    named `apart` have inputs of their own, and none of them are joined.
     """
     kernel = KERNELS[quantization]
     layers = [module for module in root.modules() if _packs(module, quantization)]
-    for module in list(root.modules()):
-        for names in _groups(module, quantization):
+    for name, module in list(root.named_modules()):
+        for names in _groups(module, quantization, apart not in name.split(".")):
             _replace(module, names, kernel)
     return _MIN_ROWS if layers else 1
 
@@ -99,10 +100,10 @@ def _packs(layer: Any, quantization: str) -> bool:
     return layer.in_features % 32 == 0 and layer.out_features % 16 == 0
 
 
-def _groups(module: nn.Module, quantization: str) -> Iterator[tuple[str, ...]]:
-    """The names of a module's linear children, siblings together."""
+def _groups(module: nn.Module, quantization: str, joined: bool) -> Iterator[tuple[str, ...]]:
+    """The names of a module's linear children, siblings together if they are `joined`."""
     names = [name for name, child in module.named_children() if _packs(child, quantization)]
-    for siblings in _SIBLINGS:
+    for siblings in _SIBLINGS if joined else ():
         if set(siblings) <= set(names) and _alike([getattr(module, name) for name in siblings]):
             yield siblings
             names = [name for name in names if name not in siblings]
@@ -110,9 +111,7 @@ def _groups(module: nn.Module, quantization: str) -> Iterator[tuple[str, ...]]:
 
 
 def _alike(layers: list[Any]) -> bool:
-    kinds = {
-        (type(layer), layer.in_features, layer.bias is None, len(getattr(layer, "scales", ()))) for layer in layers
-    }
+    kinds = {(type(layer), layer.in_features, len(getattr(layer, "scales", ()))) for layer in layers}
     return len(kinds) == 1
 
 
@@ -131,9 +130,15 @@ def _replace(module: nn.Module, names: tuple[str, ...], kind: type[Kernel]) -> N
 
 def _kernel(layers: list[Any], kind: type[Kernel]) -> Kernel:
     """One for all layers, which are alike."""
-    bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
+    biases = [_no_bias(layer) if layer.bias is None else layer.bias for layer in layers]
+    bias = torch.cat(biases) if any(layer.bias is not None for layer in layers) else None
     if isinstance(layers[0], Int4Linear):
         levels, scales = [layer.levels for layer in layers], [layer.scales for layer in layers]
         return Int4Levels(torch.cat(levels), torch.cat(scales, dim=1), bias)
     weight = torch.cat([layer.weight for layer in layers]) if len(layers) > 1 else layers[0].weight
     return kind(weight.detach(), bias, _MIN_ROWS)
+
+
+def _no_bias(layer: Any) -> torch.Tensor:
+    like = layer.scales if isinstance(layer, Int4Linear) else layer.weight
+    return like.new_zeros(layer.out_features)

@@ -83,7 +83,7 @@ def pack_linears(root: nn.Module, quantization: str, apart: str = "") -> int:
     kernel = KERNELS[quantization]
     layers = [module for module in root.modules() if _packs(module, quantization)]
     for name, module in list(root.named_modules()):
-        for names in _groups(module, quantization, apart not in name.split(".")):
+        for names in _groups(module, quantization, not apart or apart not in name.split(".")):
             _replace(module, names, kernel)
     return _MIN_ROWS if layers else 1
 

@@ -158,3 +158,38 @@ def test_steps_that_return_early_are_counted_with_the_next() -> None:
     assert repr(load.scheduler.pacing).endswith("prompt token None s>")
     load.scheduler.observe(first, 2.56)
     assert repr(load.scheduler.pacing).endswith("prompt token 0.01 s>")
+
+
+def test_a_short_prompt_overtakes_a_long_one_by_no_more_than_that_one_takes() -> None:
+    scheduler = Scheduler(SlotPool(1, 10**6), 4096, 100)
+
+    def add(number: int, size: int, arrived: float) -> None:
+        request = GenerationRequest(number, tuple([number] * size), SamplingParams())
+        scheduler.add(Sequence(request, ignore, request.prompt_ids, 1, arrived=arrived))
+
+    add(1, 1000, 0.0)
+    add(2, 10, 0.5)
+    assert [each.id for each in scheduler.sequences] == [1, 2], "what reading costs is not known yet"
+    scheduler.pacing.observe(0, 1000, 1.0)
+    add(3, 1000, 2.0)
+    add(4, 10, 2.9)
+    add(5, 10, 3.1)
+    assert [each.id for each in scheduler.sequences] == [1, 2, 4, 3, 5]
+
+
+def test_what_the_cache_remembers_need_not_be_read() -> None:
+    scheduler = Scheduler(SlotPool(2, 10**6), 4096, 100)
+    scheduler.pacing.observe(0, 10_000, 1.0)
+
+    def asked(number: int, ids: list[int], arrived: float) -> Sequence:
+        request = GenerationRequest(number, tuple(ids), SamplingParams())
+        return Sequence(request, ignore, request.prompt_ids, 1, arrived=arrived)
+
+    first = asked(1, [7] * 900, 0.0)
+    scheduler.add(first)
+    for chunk in scheduler.schedule(0.0).chunks:
+        scheduler.commit(chunk)
+    scheduler.finish(first)
+    scheduler.add(asked(2, [8] * 200, 1.0))
+    scheduler.add(asked(3, [7] * 900, 1.01))
+    assert [each.id for each in scheduler.sequences] == [3, 2]

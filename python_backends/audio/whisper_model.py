@@ -125,7 +125,7 @@ class WhisperModel:
         # On CPU one after the other: what a window's layers hand on stays in the processor's cache.
         size = len(windows) if features.is_cuda else 1
         encoder = self.network.get_encoder()
-        return torch.cat([encoder(part).last_hidden_state for part in features.split(size)])
+        return torch.cat([encoder(part).last_hidden_state for part in torch.split(features, size)])
 
     def detect(self, scores: torch.Tensor) -> str:
         """The likeliest language by the scores [vocabulary] of the token after <|startoftranscript|>."""

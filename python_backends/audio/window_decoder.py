@@ -18,6 +18,7 @@ from python_backends.audio.token_rules import TokenRules
 from python_backends.audio.whisper_model import WhisperModel
 from python_backends.audio.windows import Window, WindowText
 from python_backends.audio.word_times import Heads, WordTimer
+from python_backends.turns import turns_on
 
 
 @dataclass(eq=False)
@@ -62,6 +63,7 @@ class WindowDecoder:
         self._timer = WordTimer(model, self._slots, alignment_heads)
         self._thresholds = model.thresholds
         self._num_slots = num_slots
+        self._turns = turns_on(model.network.device)
         self.running: list[RunningWindow] = []
 
     def __repr__(self) -> str:
@@ -75,10 +77,11 @@ class WindowDecoder:
     def start(self, windows: Sequence[Window]) -> list[RunningWindow]:
         """Encode the windows together and put each into a free slot."""
         first = len(self.running)
-        self._slots.hear(first, self._model.encode(windows))
-        languages = self._languages(first, windows)
-        for slot, (window, language) in enumerate(zip(windows, languages, strict=True), first):
-            self.running.append(self._prefilled(slot, window, language))
+        with self._turns.turn():
+            self._slots.hear(first, self._model.encode(windows))
+            languages = self._languages(first, windows)
+            for slot, (window, language) in enumerate(zip(windows, languages, strict=True), first):
+                self.running.append(self._prefilled(slot, window, language))
         return self.running[first:]
 
     @torch.inference_mode()
@@ -86,7 +89,8 @@ class WindowDecoder:
         """One token for every running window; those that are finished leave, with their text or what went wrong."""
         ids = torch.tensor([[window.ids[-1]] for window in self.running], device=self._model.network.device)
         starts = [len(window.ids) - 1 for window in self.running]
-        scores = self._slots.scores(self._slots.forward(0, ids, starts)[:, 0])
+        with self._turns.turn():
+            scores = self._slots.scores(self._slots.forward(0, ids, starts)[:, 0])
         self._rules.apply(
             scores,
             [window.tokens for window in self.running],

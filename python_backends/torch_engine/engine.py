@@ -35,6 +35,7 @@ from python_backends.torch_engine.scheduler import Scheduler, Step
 from python_backends.torch_engine.self_check import check_model
 from python_backends.torch_engine.sequence import Sequence, content_keys, mutual_ranges
 from python_backends.torch_engine.slots import SlotPool
+from python_backends.turns import turns_on
 from python_backends.types import Emit, FinishReason, GenerationRequest, ImageSpan, TokenEvent
 
 # How late an engine without other work may notice that a deadline has passed.
@@ -81,6 +82,7 @@ class TorchEngine:
         self._sampler = Sampler(eos)
         self._guidance = Guidance(options.model, options.trust_remote_code, self._model.vocab_size, eos)
         self._max_num_seqs = options.max_num_seqs
+        self._turns = turns_on(self._model.device)
         end_team()
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
@@ -130,7 +132,9 @@ class TorchEngine:
                     self._fail(sequence, DeadlineExceeded("the deadline of the request has passed"), remember=True)
                 step = self.scheduler.schedule(started)
                 if step.chunks:
-                    self._run(step)
+                    with self._turns.turn():
+                        started = time.monotonic()
+                        self._run(step)
                     self._observe(step, time.monotonic() - started)
         finally:
             self._end_all()

@@ -18,6 +18,7 @@ from transformers import AutoModelForImageTextToText
 
 from python_backends.errors import InvalidInput, Unsupported
 from python_backends.torch_engine.linear import pack_linears
+from python_backends.turns import turns_on
 from python_backends.vision.processor import PixelInput
 from python_backends.vision.tiles import TileTower
 from python_backends.whole_attention import WHOLE_ATTENTION
@@ -48,6 +49,7 @@ class VisionEncoder:
         if missing:
             raise Unsupported(f"{type(self._model).__name__} needs {missing[0]} beside the pixels", "model")
         self.patch_dim = _patch_dim(self._model) if self._takes_grid else 0
+        self._turns = turns_on(self._device)
 
     @torch.inference_mode()
     def encode(self, images: Sequence[PixelInput]) -> list[Array]:
@@ -57,7 +59,9 @@ class VisionEncoder:
         """
         features: dict[int, Array] = {}
         for group in self._groups(images):
-            for index, found in zip(group, self._forward([images[index] for index in group]), strict=True):
+            with self._turns.turn():
+                encoded = self._forward([images[index] for index in group])
+            for index, found in zip(group, encoded, strict=True):
                 features[index] = found.reshape(-1, found.shape[-1]).float().cpu().numpy()
         return [features[index] for index in range(len(images))]
 
@@ -73,7 +77,12 @@ class VisionEncoder:
             )
 
     def _groups(self, images: Sequence[PixelInput]) -> list[list[int]]:
-        """Which images share a forward: all where patches come with grids, else those of one shape."""
+        """Which images share a forward: all where patches come with grids, else those of one shape.
+
+        On CPU none do: together they are no faster, and others wait for a turn until all are done.
+        """
+        if self._device.type == "cpu":
+            return [[index] for index in range(len(images))]
         if self._takes_grid:
             return [list(range(len(images)))] if images else []
         groups = defaultdict(list)

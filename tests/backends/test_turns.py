@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from tests.source_tree import ROOT
 
 HOLD = """
 import sys, time
+from itertools import pairwise
 from pathlib import Path
 from python_backends.turns import Turns
 with Turns(Path(sys.argv[1])).turn():
@@ -45,7 +47,7 @@ def test_two_never_compute_at_once_and_who_waits_is_next(tmp_path: Path) -> None
         thread.join()
     both = turns[turns.index("b") if turns[0] == "a" else turns.index("a") :]
     assert len(both) > 20
-    again = sum(one == other for one, other in zip(both, both[1:], strict=False))
+    again = sum(one == other for one, other in pairwise(both))
     assert again <= len(both) // 5, "who has just had a turn comes behind whoever waits"
 
 

@@ -109,7 +109,12 @@ class _Worker:
         if self.dead:
             self.start()
         file_id = next(self._ids)
-        self.tell("open", file_id, file)
+        try:
+            self.tell("open", file_id, file)
+        except InternalFault:
+            # It died since it was last asked; nobody has seen this file yet.
+            self.start()
+            self.tell("open", file_id, file)
         return self.life, file_id
 
     def ask(self, *message: Any) -> Any:

@@ -104,7 +104,8 @@ def in_a_new_process(folder: Path, **variables: str) -> tuple[list[int], int, in
     ran = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         cwd=folder,
-        env={**os.environ, **variables},
+        # The package in that folder and no other one.
+        env={**os.environ, "PYTHONPATH": str(folder), **variables},
         capture_output=True,
         text=True,
         timeout=120,

@@ -90,7 +90,7 @@ def test_an_image_that_the_kv_cache_covers_is_not_encoded_again(family: Family) 
         for question in (9, 10, 9):
             prompt, images = chat(1, 2, question=question)
             here.check(prompt, here.ask(prompt, images))
-        assert here.vision.asked == [b"1", b"2"]
+        assert sorted(here.vision.asked) == [b"1", b"2"]
         assert (here.client.stats.num_calls, here.client.stats.num_bytes) == (2, 0)
         prompt, images = chat(1, 3)
         here.check(prompt, here.ask(prompt, images))

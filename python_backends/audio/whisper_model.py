@@ -29,6 +29,7 @@ class WhisperModel:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         loaded: Any = WhisperForConditionalGeneration.from_pretrained(model, dtype=dtype)
         self.network: Any = loaded.to(device).eval()
+        pack_linears(self.network.get_encoder(), "none", rows=self.network.config.max_source_positions)
         pack_linears(self.network, "none", apart="encoder_attn")
         self.network.set_attn_implementation(WHOLE_ATTENTION)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(model)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from python_backends.compiled.numbers import Array, exp, narrow, wide
-from python_backends.compiled.team import ALONE, FIRST, compiled, run_team, share
+from python_backends.compiled.team import ALONE, FIRST, compiled, inlined, run_team, share
 
 # Fewer numbers than this are done before a second thread has begun.
 _SMALL = 65536
@@ -63,5 +63,11 @@ def _silu_mul(thread: int, threads: int, gate_up: Array, output: Array) -> None:
             output[row, first:last],
         )
         for i in range(last - first):
-            gate = wide(gates[i])
-            products[i] = narrow(gate / (_ONE + exp(-gate)) * wide(ups[i]), gates[i])
+            products[i] = narrow(silu(wide(gates[i])) * wide(ups[i]), gates[i])
+
+
+@inlined
+def silu(x: np.float32) -> np.float32:
+    """x * sigmoid(x)."""
+    result: np.float32 = x / (_ONE + exp(-x))
+    return result

@@ -22,6 +22,7 @@ from python_backends.compiled.attention import rotate_and_store
 from python_backends.compiled.layers import add_norm, silu_mul
 from python_backends.compiled.numbers import COMPILED, Array, as_array
 from python_backends.torch_engine.attention import Layer, StepContext, attend, attend_stored
+from python_backends.torch_engine.kernels import CompactBf16
 from python_backends.torch_engine.linear import PackedLinear, Part
 from python_backends.torch_engine.structure import LayerCall
 
@@ -64,6 +65,11 @@ class Activations:
         norm.add(self.hidden, more, self._normed)
         return self.normed
 
+    def keep(self, rows: list[int]) -> None:
+        """Forget all but these rows of the sum and of its norm."""
+        self.hidden, self.normed = self.hidden[rows], self.normed[rows]
+        self._normed = as_array(self.normed)
+
 
 @dataclass(frozen=True)
 class FusedLayer:
@@ -76,17 +82,24 @@ class FusedLayer:
     head_norms: Array
     head_eps: float
     mlp_norm: Norm
-    gate_up: Callable[[torch.Tensor], torch.Tensor]
+    gated: Callable[[torch.Tensor], torch.Tensor]
     down: Callable[[torch.Tensor], torch.Tensor]
 
-    def __call__(self, more: torch.Tensor, work: Activations, step: StepContext) -> torch.Tensor:
-        """more [rows, hidden], what the layer before adds -> [rows, hidden], what this one does."""
+    def __call__(
+        self, more: torch.Tensor, work: Activations, step: StepContext, wanted: list[int] | None = None
+    ) -> torch.Tensor:
+        """more [rows, hidden], what the layer before adds -> [rows or wanted, hidden], what this one does.
+
+        Only keys and values are computed of rows that are not wanted, and `work` is left with those that are.
+        """
         query = self._query(self.qkv(work.add(more, self.norm)), work, step)
-        attended = attend_stored(self.attention, query, step)
-        gate_up = self.gate_up(work.add(self.output(attended.flatten(1)), self.mlp_norm))
-        product = gate_up.new_empty(len(gate_up), gate_up.shape[1] // 2)
-        silu_mul(as_array(gate_up), as_array(product))
-        return self.down(product)
+        if wanted is not None:
+            work.keep(wanted)
+        if wanted == []:
+            return more[:0]
+        attended = attend_stored(self.attention, query, step).flatten(1)
+        added = self.output(attended if wanted is None else attended[wanted])
+        return self.down(self.gated(work.add(added, self.mlp_norm)))
 
     def _query(self, heads: torch.Tensor, work: Activations, step: StepContext) -> torch.Tensor:
         """The queries [rows, heads, head_dim] of all `heads` [rows, size]; keys and values are put into the cache."""
@@ -106,13 +119,17 @@ class FusedDecoder:
     def __init__(self, layers: Sequence[FusedLayer], rotary: Callable[..., Any], norm: Norm) -> None:
         self._layers, self._rotary, self._norm = layers, rotary, norm
 
-    def __call__(self, embeddings: torch.Tensor, position_ids: torch.Tensor, step: StepContext) -> torch.Tensor:
-        """embeddings [rows, hidden], position_ids as the library's decoder takes them -> [rows, hidden]."""
+    def __call__(
+        self, embeddings: torch.Tensor, position_ids: torch.Tensor, step: StepContext, wanted: list[int]
+    ) -> torch.Tensor:
+        """embeddings [rows, hidden], position_ids as the library's decoder takes them -> [wanted rows, hidden]."""
         work = Activations(embeddings, self._rotary(embeddings[None], position_ids), step)
+        *layers, last = self._layers
         more = embeddings
-        for layer in self._layers:
+        for layer in layers:
             more = layer(more, work, step)
-        return work.add(more, self._norm)
+        more = last(more, work, step, wanted)
+        return work.add(more, self._norm) if wanted else more
 
 
 def fuse(decoder: Any, calls: list[LayerCall]) -> FusedDecoder | None:
@@ -165,9 +182,23 @@ def _fuse_layer(layer: Any, call: LayerCall) -> FusedLayer | None:
         head_norms=np.stack([norm.weight for norm in head_norms if norm]) if head_norms else no_norms,
         head_eps=head_norms[0].eps if head_norms and head_norms[0] else 0.0,
         mlp_norm=second,
-        gate_up=mlp.gate_proj.shared.kernel,
+        gated=_gated(mlp.gate_proj.shared.kernel),
         down=mlp.down_proj.kernel,
     )
+
+
+def _gated(gate_up: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """silu(gate(x)) * up(x) of a kernel for both."""
+    if isinstance(gate_up, CompactBf16) and gate_up.has_halves:
+        return gate_up.gated
+
+    def gated(x: torch.Tensor) -> torch.Tensor:
+        both = gate_up(x)
+        product = both.new_empty(len(both), both.shape[1] // 2)
+        silu_mul(as_array(both), as_array(product))
+        return product
+
+    return gated
 
 
 def _is_silu(activation: Callable[[torch.Tensor], torch.Tensor]) -> bool:

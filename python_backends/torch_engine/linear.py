@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from python_backends.torch_engine.kernels import KERNELS, Int4Levels, Kernel
+from python_backends.torch_engine.kernels import KERNELS, CompactBf16, Int4Levels, Kernel
 
 # Children of one module that are called one after the other with the same input, in the order of their calls.
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -74,18 +74,17 @@ class Shared:
         return output
 
 
-def pack_linears(root: nn.Module, quantization: str, apart: str = "") -> int:
+def pack_linears(root: nn.Module, quantization: str, apart: str = "", rows: int = _MIN_ROWS) -> int:
     """Replace the linear layers below `root` by packed ones; returns how many rows a step should have at least.
 
     Without quantization only bf16 layers on CPU gain, and all others stay as they are. The layers of modules that are
-    named `apart` have inputs of their own, and none of them are joined.
+    named `apart` have inputs of their own, and none of them are joined. Inputs have `rows` rows most often.
     """
-    kernel = KERNELS[quantization]
-    layers = [module for module in root.modules() if _packs(module, quantization)]
+    kernels: list[Kernel] = []
     for name, module in list(root.named_modules()):
         for names in _groups(module, quantization, not apart or apart not in name.split(".")):
-            _replace(module, names, kernel)
-    return _MIN_ROWS if layers else 1
+            kernels.append(_replace(module, names, quantization, rows))
+    return 1 if all(isinstance(kernel, CompactBf16) for kernel in kernels) else _MIN_ROWS
 
 
 def _packs(layer: Any, quantization: str) -> bool:
@@ -116,19 +115,20 @@ def _alike(layers: list[Any]) -> bool:
 
 
 @torch.no_grad()
-def _replace(module: nn.Module, names: tuple[str, ...], kind: type[Kernel]) -> None:
+def _replace(module: nn.Module, names: tuple[str, ...], quantization: str, rows: int) -> Kernel:
     layers: list[Any] = [getattr(module, name) for name in names]
-    kernel = _kernel(layers, kind)
+    kernel = _kernel(layers, quantization, rows)
     if len(layers) == 1:
         setattr(module, names[0], PackedLinear(kernel))
-        return
+        return kernel
     ends = [0, *accumulate(layer.out_features for layer in layers)]
     shared = Shared(kernel, ends[-1])
     for name, (start, end) in zip(names, pairwise(ends), strict=True):
         setattr(module, name, Part(shared, slice(start, end)))
+    return kernel
 
 
-def _kernel(layers: list[Any], kind: type[Kernel]) -> Kernel:
+def _kernel(layers: list[Any], quantization: str, rows: int) -> Kernel:
     """One for all layers, which are alike."""
     biases = [_no_bias(layer) if layer.bias is None else layer.bias for layer in layers]
     bias = torch.cat(biases) if any(layer.bias is not None for layer in layers) else None
@@ -136,7 +136,7 @@ def _kernel(layers: list[Any], kind: type[Kernel]) -> Kernel:
         levels, scales = [layer.levels for layer in layers], [layer.scales for layer in layers]
         return Int4Levels(torch.cat(levels), torch.cat(scales, dim=1), bias)
     weight = torch.cat([layer.weight for layer in layers]) if len(layers) > 1 else layers[0].weight
-    return kind(weight.detach(), bias, _MIN_ROWS)
+    return KERNELS[quantization](weight.detach(), bias, rows)
 
 
 def _no_bias(layer: Any) -> torch.Tensor:

@@ -126,17 +126,19 @@ class DecoderModel:
         return _image_positions(cast(_RopeIndexed, self._inner), prompt_ids, images)
 
     @torch.inference_mode()
-    def forward(self, embeddings: torch.Tensor, positions: torch.Tensor, step: StepContext) -> torch.Tensor:
-        """embeddings [rows, hidden or feature_size], positions [axes, rows] -> hidden states [rows, hidden]."""
+    def forward(
+        self, embeddings: torch.Tensor, positions: torch.Tensor, step: StepContext, wanted: list[int]
+    ) -> torch.Tensor:
+        """embeddings [rows, hidden or feature_size], positions [axes, rows] -> hidden states [wanted rows, hidden]."""
         # M-RoPE models take [3, batch, rows], all others [batch, rows].
         axes = positions[:, None] if positions.shape[0] > 1 else positions
         if self.fused and embeddings.shape[1] == self.hidden_size:
-            return self.fused(embeddings, axes, step)
+            return self.fused(embeddings, axes, step, wanted)
         rows, *deep = torch.split(embeddings[None], self.hidden_size, dim=-1)
         extra = _deepstack(deep) if deep else {}
         extra |= step.images.arguments if step.images else {}
         output = self._decoder(inputs_embeds=rows, position_ids=axes, use_cache=False, step=step, **extra)
-        return cast(torch.Tensor, output.last_hidden_state[0])
+        return cast(torch.Tensor, output.last_hidden_state[0, wanted])
 
     @torch.inference_mode()
     def image_states(self, images: tuple[ImageSpan, ...], step: StepContext) -> ImageStates:

@@ -68,13 +68,14 @@ class Runner:
         mutual = _mutual(step.chunks) if self._model.images_are_mutual else {}
         images = self._cross_attention(rows, step.chunks) if self._model.image_layers else None
         context = StepContext(self._cache, rows, self._model.dtype, self._model.device, mutual, images)
-        hidden = self._model.forward(self._embeddings(rows, in_order), self._row_positions(rows, in_order), context)
         # The head is the widest matrix of the model; only rows that give a token go through it.
         last_rows = [extent.last - 1 for extent, chunk in zip(rows.extents, step.chunks, strict=True) if chunk.samples]
+        wanted = last_rows + last_rows[-1:] * (self._model.min_rows - len(last_rows))
+        embeddings, positions = self._embeddings(rows, in_order), self._row_positions(rows, in_order)
+        hidden = self._model.forward(embeddings, positions, context, wanted)
         if not last_rows:
             return torch.empty(0, self._model.vocab_size)
-        padding = last_rows[-1:] * (self._model.min_rows - len(last_rows))
-        return self._model.logits(hidden[last_rows + padding])[: len(last_rows)]
+        return self._model.logits(hidden)[: len(last_rows)]
 
     def _cross_attention(self, rows: Rows, chunks: Ordered[Chunk]) -> CrossAttention | None:
         """To the images beside the prompts; None if no sequence of the step has any."""

@@ -25,6 +25,8 @@ from python_backends.whole_attention import WHOLE_ATTENTION
 
 Array = np.ndarray[Any, Any]
 
+# Patches of an image of common size.
+_PATCHES = 1024
 _GIVEN = frozenset({"pixel_values", "image_grid_thw", "image_sizes"})
 
 
@@ -39,7 +41,7 @@ class VisionEncoder:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         loaded: Any = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype)
         self._model = _without_language_model(loaded).to(self._device).eval()
-        pack_linears(self._model, "none")
+        pack_linears(self._model, "none", rows=_PATCHES)
         self._model.set_attn_implementation(WHOLE_ATTENTION)
         self._tiles = None if hasattr(self._model, "get_image_features") else TileTower(self._model)
         arguments = () if self._tiles else inspect.signature(self._model.get_image_features).parameters.values()

@@ -15,10 +15,11 @@ import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
 
+from python_backends.compiled.vectors import HAS_PRODUCTS
 from python_backends.engine import EngineOptions
 from python_backends.errors import OptionError
 from python_backends.torch_engine.engine import TorchEngine
-from python_backends.torch_engine.kernels import Int4Levels, Int4WeightOnly, PackedBf16
+from python_backends.torch_engine.kernels import CompactBf16, Int4Levels, Int4WeightOnly, PackedBf16
 from python_backends.torch_engine.linear import Int4Linear, PackedLinear
 from python_backends.torch_engine.loading import load_model
 from python_backends.torch_engine.model import DecoderModel
@@ -105,7 +106,7 @@ def test_int4_goes_to_the_kernel_as_it_is(kind: str, tmp_path: Path) -> None:
     found = model.own_logits(list(PROMPT), None)
     # No more is lost than by bf16 itself; another rounding to int4 would lose 8 % in every layer.
     assert (found - expected).norm() < 1.3 * (bf16 - expected).norm()
-    assert kernels_of(model) == [Int4Levels] * 4 + [PackedBf16]
+    assert kernels_of(model) == [Int4Levels] * 4 + [CompactBf16 if HAS_PRODUCTS else PackedBf16]
     assert model.fused and greedy(checkpoint.options(dtype="bfloat16"))
 
 

@@ -115,7 +115,7 @@ def _attend_tokens(
                 sums[i, j] = _ZERO
         _scores(wanted, keys[slots[row], head, start:end], scores)
         for i in range(group):
-            _softmax(scores[i])
+            softmax(scores[i])
         _weighted_sum(scores, values[slots[row], head, start:end], sums)
         for i in range(group):
             for j in range(size):
@@ -148,7 +148,7 @@ def _scores(query: Array, keys: Array, scores: Array) -> None:
 
 
 @inlined
-def _softmax(scores: Array) -> None:
+def softmax(scores: Array) -> None:
     """In place, of [length]."""
     place = _LEAST
     for i in range(len(scores)):
@@ -208,7 +208,7 @@ def _softmax_seen(thread: int, threads: int, scores: Array, rows: int, position:
         seen = given[start:end]
         for i in range(end - start):
             exact[i] = wide(seen[i])
-        _softmax(exact)
+        softmax(exact)
         for i in range(end - start):
             seen[i] = narrow(exact[i], given[0])
         _clear(given[:start])

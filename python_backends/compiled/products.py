@@ -15,11 +15,14 @@ from python_backends.compiled.numbers import Array, narrow, wide
 from python_backends.compiled.team import compiled, inlined, run_team, share
 from python_backends.compiled.twelve_bits import add_apart, put_apart
 from python_backends.compiled.vectors import (
+    AHEAD,
+    PACKED_BYTES,
     PLAIN,
     RECORD_INPUTS,
     RECORD_OUTPUTS,
     ROW_BLOCKS,
     add_packed,
+    add_packed_pair,
     add_plain,
     put_sums,
     stack_array,
@@ -32,7 +35,8 @@ _FEW_ROWS = 8 * _ROWS
 # Of many rows, what of the weights, the inputs and the sums is in use at once fits into the caches of one core.
 _MANY_ROWS = 43 * _ROWS
 _RECORDS, _PAIRS = 112, 4
-_PAIR_SUMS = stack_array(types.float32, 2, _ROWS, RECORD_OUTPUTS)
+_PAIR_SUMS = stack_array(types.float32, _FEW_ROWS + _ROWS, 2 * RECORD_OUTPUTS)
+_BEGIN = stack_array(types.float32, 1, 2 * RECORD_OUTPUTS)
 _PANEL = stack_array(types.uint16, _PAIRS, 2, _RECORDS, PLAIN)
 _PANEL_SUMS = stack_array(types.float32, _PAIRS, _MANY_ROWS, 2 * RECORD_OUTPUTS)
 _ZERO = np.float32(0)
@@ -56,22 +60,33 @@ def _few_rows(
     thread: int, threads: int, x: Array, records: Array, exponents: Array, apart: Array, starts: Array, bias: Array,
     is_gated: bool, output: Array,
 ) -> None:  # fmt: skip
-    sums = _PAIR_SUMS()
-    half = len(records) // 2
+    begin, sums = _BEGIN(), _PAIR_SUMS()
+    half, size = len(records) // 2, records.shape[1] * PACKED_BYTES
     first, last = share(thread, threads, half)
     blocks = (len(x) + _ROWS - 1) // _ROWS
+    # Two blocks are of equal size; of more, the last has what is left.
+    block_rows = _ROWS if blocks > 2 else (len(x) + blocks - 1) // max(1, blocks)
     for pair in range(first, last):
+        _start(bias, RECORD_OUTPUTS * pair, RECORD_OUTPUTS * half, begin[0])
         for block in range(blocks):
-            # Of equal size, and not a few after many.
-            some = slice(len(x) * block // blocks, len(x) * (block + 1) // blocks)
-            for side in range(2):
-                group, found = pair + side * half, sums[side]
-                _start(found, bias, RECORD_OUTPUTS * group)
-                add_packed(x[some], records[group], exponents, found)
-                add_apart(x[some], apart[starts[group] : starts[group + 1]], found)
-            for row in range(some.start, some.stop):
-                left, right = sums[0, row - some.start], sums[1, row - some.start]
-                _finish(left, right, is_gated, RECORD_OUTPUTS * pair, RECORD_OUTPUTS * half, output[row])
+            some = slice(block_rows * block, min(block_rows * (block + 1), len(x)))
+            found = sums[some.start : some.start + _ROWS]
+            if blocks == 1:
+                # Memory is the limit, and one after the other is read faster than two at once.
+                for side in range(2):
+                    group, column = pair + side * half, RECORD_OUTPUTS * side
+                    one = records[group : group + 1]
+                    add_packed(x, one, exponents, begin[:, column:], found[:, column:], AHEAD, PACKED_BYTES)
+            else:
+                # Each block asks for its part of the weights that follow.
+                ahead = size + size * block // blocks
+                add_packed_pair(x[some], records[pair::half], exponents, begin, found, ahead, PACKED_BYTES // blocks)
+        for side in range(2):
+            group = pair + side * half
+            add_apart(x, apart[starts[group] : starts[group + 1]], sums[:, RECORD_OUTPUTS * side :])
+        for row in range(len(x)):
+            left, right = sums[row, :RECORD_OUTPUTS], sums[row, RECORD_OUTPUTS:]
+            _finish(left, right, is_gated, RECORD_OUTPUTS * pair, RECORD_OUTPUTS * half, output[row])
 
 
 @compiled
@@ -79,12 +94,28 @@ def _many_rows(
     thread: int, threads: int, x: Array, records: Array, exponents: Array, apart: Array, starts: Array, bias: Array,
     is_gated: bool, output: Array,
 ) -> None:  # fmt: skip
-    panel, sums = _PANEL(), _PANEL_SUMS()
+    panel, begin, sums = _PANEL(), _BEGIN(), _PANEL_SUMS()
     half = len(records) // 2
     first, last = share(thread, threads, half)
     for pair in range(first, last, _PAIRS):
         pairs = min(_PAIRS, last - pair)
-        _sum_panel(x, records, exponents, apart, starts, bias, pair, panel[:pairs], sums)
+        for start in range(0, records.shape[1], _RECORDS):
+            stop = min(start + _RECORDS, records.shape[1])
+            for number in range(pairs):
+                for side in range(2):
+                    group, plain = pair + number + side * half, panel[number, side, : stop - start]
+                    unpack(records[group, start:stop], exponents, plain)
+                    put_apart(apart[starts[group] : starts[group + 1]], start, plain)
+            inputs = x[:, RECORD_INPUTS * start : RECORD_INPUTS * stop]
+            for row in range(0, len(x), _ROWS):
+                block = slice(row, row + _ROWS)
+                for number in range(pairs):
+                    found = sums[number, block]
+                    if start:
+                        add_plain(inputs[block], panel[number], found, found)
+                    else:
+                        _start(bias, RECORD_OUTPUTS * (pair + number), RECORD_OUTPUTS * half, begin[0])
+                        add_plain(inputs[block], panel[number], begin, found)
         for number in range(pairs):
             column = RECORD_OUTPUTS * (pair + number)
             for row in range(len(x)):
@@ -92,38 +123,15 @@ def _many_rows(
                 _finish(left, right, is_gated, column, RECORD_OUTPUTS * half, output[row])
 
 
-@compiled
-def _sum_panel(
-    x: Array, records: Array, exponents: Array, apart: Array, starts: Array, bias: Array, first: int, panel: Array,
-    sums: Array,
-) -> None:  # fmt: skip
-    """sums [pairs, rows, 32] = x times the weights of the pairs from `first` on; `panel` is room for these."""
-    half, rows = len(records) // 2, (len(x) + _ROWS - 1) // _ROWS * _ROWS
-    for pair in range(len(panel)):
-        _start(sums[pair, :rows, :RECORD_OUTPUTS], bias, RECORD_OUTPUTS * (first + pair))
-        _start(sums[pair, :rows, RECORD_OUTPUTS:], bias, RECORD_OUTPUTS * (first + pair + half))
-    for start in range(0, records.shape[1], _RECORDS):
-        stop = min(start + _RECORDS, records.shape[1])
-        for pair in range(len(panel)):
-            for side in range(2):
-                group, plain = first + pair + side * half, panel[pair, side, : stop - start]
-                unpack(records[group, start:stop], exponents, plain)
-                put_apart(apart[starts[group] : starts[group + 1]], start, plain)
-        inputs = x[:, RECORD_INPUTS * start : RECORD_INPUTS * stop]
-        for row in range(0, len(x), _ROWS):
-            for pair in range(len(panel)):
-                block = slice(row, row + _ROWS)
-                add_plain(inputs[block], panel[pair], sums[pair, block])
-
-
 @inlined
-def _start(sums: Array, bias: Array, column: int) -> None:
-    """sums [rows, 16] = the bias from `column` on; zeros where there is none."""
-    for row in range(len(sums)):
-        for i in range(RECORD_OUTPUTS):
-            sums[row, i] = _ZERO
-        for i in range(min(RECORD_OUTPUTS, len(bias) - column)):
-            sums[row, i] = wide(bias[column + i])
+def _start(bias: Array, column: int, half: int, begin: Array) -> None:
+    """begin [32] = the bias of 16 outputs from `column` on and of 16 from `half + column` on, or zeros."""
+    for i in range(2 * RECORD_OUTPUTS):
+        begin[i] = _ZERO
+    for i in range(min(RECORD_OUTPUTS, len(bias) - column)):
+        begin[i] = wide(bias[column + i])
+    for i in range(min(RECORD_OUTPUTS, len(bias) - half - column)):
+        begin[RECORD_OUTPUTS + i] = wide(bias[half + column + i])
 
 
 @inlined

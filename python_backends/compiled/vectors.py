@@ -21,9 +21,9 @@ PLAIN = RECORD_INPUTS * RECORD_OUTPUTS
 PACKED_BYTES, PLAIN_BYTES = 192, 2 * PLAIN
 # So many rows are multiplied with a weight that is in a register; each has one or two sums of 16 outputs there, too.
 ROW_BLOCKS = (1, 2, 4, 6, 8, 10, 12)
-# Memory is asked for weights so many bytes before they are needed, fewer where few records are read in a row. Left
-# alone the processor looks no further ahead than a page, and with several rows not even as far.
-_AHEAD, _LITTLE_AHEAD = 8192, 4096
+# Memory is asked for weights so many bytes before they are needed. Left alone the processor looks no further ahead than
+# a page, and with several rows not even as far.
+AHEAD = 8192
 _LINE = 64
 
 
@@ -47,62 +47,75 @@ _FEATURES = ("avx512f", "avx512bw", "avx512bf16")
 HAS_PRODUCTS = HAS_TEAM and all(llvm.get_host_cpu_features().get(name) for name in _FEATURES)
 
 
-@generated
-def add_packed(context: Any, x: Any, records: Any, exponents: Any, sums: Any) -> Any:
-    """sums [blocks of rows, 16] float32 += x [rows, inputs] times 16 outputs' `records` [inputs / 8, 192].
+def _adder(groups: int) -> Callable[..., Any]:
+    """`add_packed` for so many times 16 outputs."""
 
-    `x` has at most as many rows as the greatest of ROW_BLOCKS; in `sums` is room for that many.
-    """
+    def add_packed(
+        context: Any, x: Any, records: Any, exponents: Any, starts: Any, sums: Any, ahead: Any, stride: Any
+    ) -> Any:
+        def generate(target: Any, builder: Any, signature: Any, values: Any) -> Any:
+            x, records, exponents, starts, sums = _arrays(target, builder, signature, values)
+            ahead, stride = values[5:]
+            table = _load(builder, exponents.data, 0, _WORDS)
+            apart = builder.extract_value(records.strides, 0)
+            places = [_at(builder, records.data, builder.mul(apart, _INT64(group))) for group in range(groups)]
+
+            def reader(place: Any) -> Callable[..., Any]:
+                def weights(builder: Any, index: Any, number: int) -> Any:
+                    if number == 0:
+                        soon = builder.add(ahead, builder.mul(index, stride))
+                        _prefetch(builder, _at(builder, place, soon), PACKED_BYTES)
+                    record = _at(builder, place, builder.mul(index, _INT64(PACKED_BYTES)))
+                    return _unpacked(builder, record, number, table)
+
+                return weights
+
+            last = builder.sub(_dimension(builder, x, 0), _INT64(1))
+            end = builder.append_basic_block("end")
+            which = builder.switch(last, end)
+            for number, rows in enumerate(ROW_BLOCKS):
+                block = builder.append_basic_block(f"rows{rows}")
+                for covered in range(ROW_BLOCKS[number - 1] if number else 0, rows):
+                    which.add_case(_INT64(covered), block)
+                builder.position_at_end(block)
+                _add_products(builder, [reader(place) for place in places], rows, x, last, starts, sums)
+                builder.branch(end)
+            builder.position_at_end(end)
+            return target.get_dummy_value()
+
+        return types.void(x, records, exponents, starts, sums, types.intp, types.intp), generate
+
+    return generated(add_packed)
+
+
+# sums [rows, 16 or 32] float32 = starts + x [rows, inputs] times the `records` [1 or 2, inputs / 8, 192] of 16 outputs
+# each; `starts` is like `sums`, or one row for all. `x` has at most as many rows as the greatest of ROW_BLOCKS; `sums`
+# has room for that many. With each record memory is asked for as many bytes from `ahead` on, counted from the first
+# record, and with the next one from `stride` further on.
+add_packed, add_packed_pair = _adder(1), _adder(2)
+
+
+@generated
+def add_plain(context: Any, x: Any, panel: Any, starts: Any, sums: Any) -> Any:
+    """As `add_packed_pair`, with the plain records of 32 outputs, panel [2, inputs / 8, 128]."""
 
     def generate(target: Any, builder: Any, signature: Any, values: Any) -> Any:
-        x, records, exponents, sums = _arrays(target, builder, signature, values)
-        table = _load(builder, exponents.data, 0, _WORDS)
-        last = builder.sub(_dimension(builder, x, 0), _INT64(1))
-        ends = builder.append_basic_block("end")
-        which = builder.switch(last, ends)
-        for number, rows in enumerate(ROW_BLOCKS):
-            block = builder.append_basic_block(f"rows{rows}")
-            for covered in range(ROW_BLOCKS[number - 1] if number else 0, rows):
-                which.add_case(_INT64(covered), block)
-            builder.position_at_end(block)
-
-            def weights(builder: Any, index: Any) -> list[Any]:
-                record = _at(builder, records.data, builder.mul(index, _INT64(PACKED_BYTES)))
-                _prefetch(builder, record, PACKED_BYTES, _AHEAD)
-                return _unpacked(builder, record, table)
-
-            _add_products(builder, [weights], rows, x, last, sums)
-            builder.branch(ends)
-        builder.position_at_end(ends)
-        return target.get_dummy_value()
-
-    return types.void(x, records, exponents, sums), generate
-
-
-@generated
-def add_plain(context: Any, x: Any, panel: Any, sums: Any) -> Any:
-    """sums [rows, 32] float32 += x [rows, inputs] times the plain records of 32 outputs, panel [2, inputs / 8, 128].
-
-    `x` has any number of rows up to the greatest of ROW_BLOCKS; in `sums` is room for that many.
-    """
-
-    def generate(target: Any, builder: Any, signature: Any, values: Any) -> Any:
-        x, panel, sums = _arrays(target, builder, signature, values)
+        x, panel, starts, sums = _arrays(target, builder, signature, values)
         stride = builder.extract_value(panel.strides, 0)
         groups = [panel.data, _at(builder, panel.data, stride)]
         last = builder.sub(_dimension(builder, x, 0), _INT64(1))
 
-        def reader(group: Any) -> Callable[..., list[Any]]:
-            def weights(builder: Any, index: Any) -> list[Any]:
+        def reader(group: Any) -> Callable[..., Any]:
+            def weights(builder: Any, index: Any, number: int) -> Any:
                 record = _at(builder, group, builder.mul(index, _INT64(PLAIN_BYTES)))
-                return [_load(builder, record, 64 * number, _WEIGHTS) for number in range(4)]
+                return _load(builder, record, 64 * number, _WEIGHTS)
 
             return weights
 
-        _add_products(builder, [reader(group) for group in groups], ROW_BLOCKS[-1], x, last, sums)
+        _add_products(builder, [reader(group) for group in groups], ROW_BLOCKS[-1], x, last, starts, sums)
         return target.get_dummy_value()
 
-    return types.void(x, panel, sums), generate
+    return types.void(x, panel, starts, sums), generate
 
 
 @generated
@@ -115,10 +128,10 @@ def unpack(context: Any, records: Any, exponents: Any, plain: Any) -> Any:
 
         def body(builder: Any, index: Any) -> None:
             record = _at(builder, records.data, builder.mul(index, _INT64(PACKED_BYTES)))
-            _prefetch(builder, record, PACKED_BYTES, _LITTLE_AHEAD)
+            _prefetch(builder, _at(builder, record, _INT64(AHEAD // 2)), PACKED_BYTES)
             written = _at(builder, plain.data, builder.mul(index, _INT64(PLAIN_BYTES)))
-            for number, vector in enumerate(_unpacked(builder, record, table)):
-                _store(builder, vector, written, 64 * number)
+            for number in range(4):
+                _store(builder, _unpacked(builder, record, number, table), written, 64 * number)
 
         with cgutils.for_range(builder, _dimension(builder, records, 0)) as loop:
             body(builder, loop.index)
@@ -166,39 +179,41 @@ def stack_array(dtype: Any, *shape: int) -> Callable[..., Any]:
     return generated(on_stack)
 
 
-def _add_products(builder: Any, readers: list[Any], rows: int, x: Any, last: Any, sums: Any) -> None:
-    """sums[row, 16 g ...] += x[row] times what readers[g] gives of each record, for `rows` rows.
+def _add_products(builder: Any, readers: list[Any], rows: int, x: Any, last: Any, starts: Any, sums: Any) -> None:
+    """sums[row, 16 g ...] = starts[row, 16 g ...] + x[row] times what readers[g] gives of each record, for `rows` rows.
 
     Rows after `last` are computed as that one once more.
     """
-    x_stride, sums_stride = (builder.extract_value(array.strides, 0) for array in (x, sums))
+    x_stride, starts_stride, sums_stride = (builder.extract_value(array.strides, 0) for array in (x, starts, sums))
+    is_one = builder.icmp_signed("==", _dimension(builder, starts, 0), _INT64(1))
+    starts_stride = builder.select(is_one, _INT64(0), starts_stride)
     inputs = []
     for row in range(rows):
         taken = builder.select(builder.icmp_signed("<", _INT64(row), last), _INT64(row), last)
-        inputs.append(_at(builder, x.data, builder.mul(x_stride, taken)))
+        inputs.append(_at(builder, x.data, _opaque(builder, builder.mul(x_stride, taken))))
     rooms = [_at(builder, sums.data, builder.mul(sums_stride, _INT64(row))) for row in range(rows)]
     # A sum can be added to only when the one before is known: of few sums each is kept in two parts.
     parts = 3 - len(readers)
     places = [(row, group, part) for row in range(rows) for group in range(len(readers)) for part in range(parts)]
-    starts = [_all(_SUMS, 0) if part else _load(builder, rooms[row], 64 * group, _SUMS) for row, group, part in places]
+    begins = [_at(builder, starts.data, builder.mul(starts_stride, _INT64(row))) for row in range(rows)]
+    firsts = [_all(_SUMS, 0) if part else _load(builder, begins[row], 64 * group, _SUMS) for row, group, part in places]
 
     before, loop, after = builder.block, builder.append_basic_block("records"), builder.append_basic_block("summed")
     builder.branch(loop)
     builder.position_at_end(loop)
     index, kept = builder.phi(_INT64), [builder.phi(_SUMS) for _ in places]
-    vectors = [reader(builder, index) for reader in readers]
     offset = builder.mul(index, _INT64(2 * RECORD_INPUTS))
     found = list(kept)
-    for pair in range(4):
+    for number in range(4):
+        vectors = [reader(builder, index, number) for reader in readers]
         for row in range(rows):
-            both = _load(builder, _at(builder, inputs[row], offset), 4 * pair, _INT32)
-            spread = _spread(builder, both)
-            for group in range(len(readers)):
-                place = places.index((row, group, pair % parts))
-                found[place] = _dot(builder, found[place], vectors[group][pair], spread)
+            pair = _spread(builder, _load(builder, _at(builder, inputs[row], offset), 4 * number, _INT32))
+            for group, vector in enumerate(vectors):
+                place = places.index((row, group, number % parts))
+                found[place] = _dot(builder, found[place], vector, pair)
     following = builder.add(index, _INT64(1))
-    for phi, start, end in zip([index, *kept], [_INT64(0), *starts], [following, *found], strict=True):
-        phi.add_incoming(start, before)
+    for phi, first, end in zip([index, *kept], [_INT64(0), *firsts], [following, *found], strict=True):
+        phi.add_incoming(first, before)
         phi.add_incoming(end, loop)
     records = builder.sdiv(_dimension(builder, x, 1), _INT64(RECORD_INPUTS))
     builder.cbranch(builder.icmp_signed("<", following, records), loop, after)
@@ -208,18 +223,25 @@ def _add_products(builder: Any, readers: list[Any], rows: int, x: Any, last: Any
         _store(builder, builder.fadd(*both) if parts == 2 else both[0], rooms[row], 64 * group)
 
 
-def _unpacked(builder: Any, record: Any, exponents: Any) -> list[Any]:
-    """The four vectors of a packed record. Of an index into `exponents` five bits count, so the table has all twice."""
-    both = [builder.zext(_load(builder, record, 128 + 32 * half, _BYTES), _WORDS) for half in range(2)]
-    codes = both + [builder.lshr(words, _all(_WORDS, 4)) for words in both]
+def _unpacked(builder: Any, record: Any, number: int, exponents: Any) -> Any:
+    """One of the four vectors of a packed record."""
+    code = builder.zext(_load(builder, record, 128 + 32 * (number % 2), _BYTES), _WORDS)
+    # Of an index into `exponents` five bits count, so the table has all twice, whatever the other four bits begin with.
+    code = builder.lshr(code, _all(_WORDS, 4)) if number >= 2 else code
     look_up = _external(builder, "llvm.x86.avx512.permvar.hi.512", _WORDS, [_WORDS, _WORDS])
-    vectors = []
-    for number, code in enumerate(codes):
-        # Sign extension puts the sign where it belongs.
-        rest = builder.sext(_load(builder, record, 32 * number, _BYTES), _WORDS)
-        rest = builder.and_(rest, _all(_WORDS, 0x807F))
-        vectors.append(builder.bitcast(builder.or_(rest, builder.call(look_up, [exponents, code])), _WEIGHTS))
-    return vectors
+    # Sign extension puts the sign where it belongs.
+    rest = builder.sext(_load(builder, record, 32 * number, _BYTES), _WORDS)
+    rest = builder.and_(rest, _all(_WORDS, 0x807F))
+    return builder.bitcast(builder.or_(rest, builder.call(look_up, [exponents, code])), _WEIGHTS)
+
+
+def _opaque(builder: Any, number: Any) -> Any:
+    """The same number, of which the compiler knows nothing.
+
+    Where it knows how far apart rows are, it derives each address from the one before, and to keep these few it loads
+    more inputs at once than there are registers.
+    """
+    return builder.asm(ir.FunctionType(_INT64, [_INT64]), "", "=r,0", [number], False)
 
 
 def _dot(builder: Any, total: Any, weights: Any, inputs: Any) -> Any:
@@ -234,16 +256,17 @@ def _spread(builder: Any, pair: Any) -> Any:
     return builder.bitcast(builder.shuffle_vector(vector, nothing, _all(_PAIRS, 0)), _WEIGHTS)
 
 
-def _prefetch(builder: Any, address: Any, size: int, ahead: int) -> None:
+def _prefetch(builder: Any, address: Any, size: int) -> None:
     fetch = _external(builder, "llvm.prefetch.p0", ir.VoidType(), [_BYTE.as_pointer(), _INT32, _INT32, _INT32])
     for line in range(0, size, _LINE):
         # To read, into all caches, data.
-        builder.call(fetch, [_at(builder, address, _INT64(ahead + line)), _INT32(0), _INT32(3), _INT32(1)])
+        builder.call(fetch, [_at(builder, address, _INT64(line)), _INT32(0), _INT32(3), _INT32(1)])
 
 
 def _arrays(target: Any, builder: Any, signature: Any, values: Any) -> list[Any]:
     pairs = zip(signature.args, values, strict=True)
-    return [target.make_array(kind)(target, builder, value) for kind, value in pairs]
+    arrays = [(kind, value) for kind, value in pairs if isinstance(kind, types.Array)]
+    return [target.make_array(kind)(target, builder, value) for kind, value in arrays]
 
 
 def _dimension(builder: Any, array: Any, axis: int) -> Any:

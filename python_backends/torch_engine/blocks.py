@@ -7,13 +7,18 @@ rounding of the scores to bfloat16, which the library's plain attention has, too
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from python_backends.compiled.attention import softmax_seen
+from python_backends.compiled.chunks import MOST_ROWS, attend_chunk, padded
 from python_backends.compiled.numbers import Array, as_array
+from python_backends.compiled.vectors import HAS_PRODUCTS
 
 # Of 16 to 256 rows the quickest, for 256 to 1,024 tokens.
 _ROWS = 64
+# Of what the number of numbers in a head must be a multiple to be compiled.
+_SIZES = 32
 
 
 def attend_blocks(
@@ -28,6 +33,8 @@ def attend_blocks(
 
     Returns [rows, heads, value_dim]. A token sees itself and what is before it, in a window of w only w - 1 tokens.
     """
+    if can_attend(query, values):
+        return _attend_compiled(query, keys, values, start, window, scaling)
     output = query.new_empty(*query.shape[:2], values.shape[-1])
     scaled = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     room = as_array(torch.empty(torch.get_num_threads(), keys.shape[1]))
@@ -36,6 +43,32 @@ def attend_blocks(
         seen = slice(0 if window is None else max(0, start + first - window + 1), start + rows.stop)
         position = start + first - seen.start
         output[rows] = _attend(scaled[rows], keys[:, seen], values[:, seen], position, window or 0, room)
+    return output
+
+
+def can_attend(query: torch.Tensor, values: torch.Tensor) -> bool:
+    """Whether the compiled attention takes such tensors."""
+    size = query.shape[-1]
+    return HAS_PRODUCTS and query.dtype == torch.bfloat16 and size == values.shape[-1] and size % _SIZES == 0
+
+
+def _attend_compiled(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    start: int,
+    window: int | None,
+    scaling: float | None,
+) -> torch.Tensor:
+    kv_heads, length, size = keys.shape
+    room = torch.get_num_threads(), MOST_ROWS * padded(length)
+    output = torch.empty_like(query)
+    attend_chunk(
+        as_array(query), as_array(keys), as_array(values), start, window or 0,
+        np.float32(size**-0.5 if scaling is None else scaling),
+        as_array(query.new_empty(2, kv_heads, padded(length) * size)), as_array(torch.empty(room)),
+        as_array(query.new_empty(room)), as_array(output),
+    )  # fmt: skip
     return output
 
 

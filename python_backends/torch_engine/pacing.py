@@ -21,9 +21,10 @@ _LONGEST_STEP_S = 0.75
 # wait for each stream, they get this much for each of them: few people wait for the next token then, and a step with
 # many prompt tokens reads them twice as fast as one with a few.
 _SHARE, _SHARE_PER_STREAM, _SHARE_PER_PROMPT, _LARGEST_SHARE = 0.75, 6.0, 2.0, 8.0
-# What is left of the prompts is read in a few long steps where those are enough: who waits for a first token notices
-# the difference, who reads along does not.
-_LAST_SHARE, _NUM_LAST_STEPS, _NUM_LAST_TOKENS = 3.0, 4, 1024
+# Short prompts, and what is left of long ones, are read in a few long steps where those are enough: who waits for a
+# first token notices the difference, who reads along does not.
+_SHORT_SHARE, _NUM_SHORT_STEPS, _NUM_SHORT_TOKENS = 3.5, 12, 1024
+_LAST_SHARE, _NUM_LAST_STEPS = 3.0, 4
 _STEPS_BETWEEN_MEASUREMENTS = 16
 # What a step with prompt tokens costs beyond them, whatever their number, in decode steps: if it counted as theirs, few
 # tokens would look ever dearer, and become ever fewer. So would a token that costs more than this much of one alone.
@@ -48,8 +49,9 @@ class Pacing:
         decode = {size: round(median(costs), 6) for size, costs in self._decode_s.items()}
         return f"<Pacing decode step {decode} s, prompt token {self._token_cost(0)} s>"
 
-    def prompt_tokens(self, num_decodes: int, num_prompts: int, num_unread: int) -> int:
-        """How many tokens of `num_prompts` prompts, which have `num_unread`, a step with `num_decodes` may compute."""
+    def prompt_tokens(self, num_decodes: int, num_prompts: int, num_unread: int, num_tokens: int) -> int:
+        """How many tokens a step with `num_decodes` may compute of `num_prompts` prompts, which have `num_tokens`, of
+        them `num_unread`."""
         token_s, decode_s = self._token_cost(num_decodes), self._decode_cost(num_decodes)
         if not num_decodes:
             return max(_MIN_TOKENS, int(_LONGEST_STEP_S / token_s)) if token_s else _FIRST_TOKENS_ALONE
@@ -61,7 +63,10 @@ class Pacing:
         if num_prompts > 1:
             share = max(share, _SHARE_PER_PROMPT * num_prompts)
         share = min(share, _LARGEST_SHARE)
-        if num_unread * token_s <= _NUM_LAST_STEPS * _LAST_SHARE * decode_s and num_unread <= _NUM_LAST_TOKENS:
+        in_decodes = num_unread * token_s / decode_s
+        if num_tokens <= _NUM_SHORT_TOKENS and in_decodes <= _NUM_SHORT_STEPS * _SHORT_SHARE:
+            share = max(share, _SHORT_SHARE)
+        elif num_unread <= _NUM_SHORT_TOKENS and in_decodes <= _NUM_LAST_STEPS * _LAST_SHARE:
             share = max(share, _LAST_SHARE)
         return max(_MIN_TOKENS, int(share * decode_s / token_s))
 

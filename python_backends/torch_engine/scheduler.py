@@ -194,8 +194,9 @@ class Scheduler:
         chunks: list[Chunk] = []
         unread = [running for running in self._running if running.num_uncomputed > 1]
         soon = [*unread, *self._waiting[: self.pool.num_free]]
-        num_unread = sum(each.num_uncomputed for each in soon)
-        budget = min(self.pacing.prompt_tokens(len(decodes), len(soon), num_unread), self._budget - len(decodes))
+        unread_tokens, tokens = sum(each.num_uncomputed for each in soon), sum(len(each.tokens) for each in soon)
+        budget = self.pacing.prompt_tokens(len(decodes), len(soon), unread_tokens, tokens)
+        budget = min(budget, self._budget - len(decodes))
         while budget > 0 and (sequence := self._next_prompt(unread, now)):
             end = sequence.chunk_end(sequence.num_computed + min(sequence.num_uncomputed, budget))
             chunks.append(Chunk(sequence, end - sequence.num_computed))

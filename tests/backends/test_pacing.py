@@ -96,7 +96,7 @@ def test_prompts_get_more_of_the_step_the_more_of_them_wait() -> None:
     pacing = Pacing()
     pacing.observe(8, 0, 0.1)
     pacing.observe(0, 1000, 1.0)
-    assert [pacing.prompt_tokens(8, waiting, 9999) for waiting in (1, 2, 3, 99)] == [75, 400, 600, 800]
+    assert [pacing.prompt_tokens(8, waiting, 9999, 9999) for waiting in (1, 2, 3, 99)] == [75, 400, 600, 800]
     assert repr(pacing) == "<Pacing decode step {8: 0.1} s, prompt token 0.001 s>"
 
 
@@ -104,28 +104,40 @@ def test_what_is_left_of_the_prompts_is_read_in_a_few_long_steps() -> None:
     pacing = Pacing()
     pacing.observe(8, 0, 0.1)
     pacing.observe(0, 1000, 1.0)
-    assert [pacing.prompt_tokens(8, 1, unread) for unread in (2000, 1200, 1000, 20)] == [75, 75, 300, 300]
+    assert [pacing.prompt_tokens(8, 1, unread, 4000) for unread in (2000, 1200, 1000, 20)] == [75, 75, 300, 300]
+
+
+def test_a_short_prompt_is_read_in_long_steps() -> None:
+    pacing = Pacing()
+    pacing.observe(8, 0, 0.1)
+    pacing.observe(0, 1000, 1.0)
+    assert [pacing.prompt_tokens(8, 1, unread, 1024) for unread in (1024, 20)] == [350, 350]
+    # Where a token is dear, a short prompt is a long one.
+    dear = Pacing()
+    dear.observe(8, 0, 0.1)
+    dear.observe(0, 1000, 5.0)
+    assert [dear.prompt_tokens(8, 1, unread, 1024) for unread in (1024, 800)] == [15, 70]
 
 
 def test_what_a_step_costs_for_having_any_prompt_in_it_does_not_make_its_tokens_dear() -> None:
     pacing = Pacing()
     pacing.observe(8, 0, 0.1)
     pacing.observe(0, 1000, 1.0)
-    tokens = [pacing.prompt_tokens(8, 1, 9999)]
+    tokens = [pacing.prompt_tokens(8, 1, 9999, 9999)]
     for _ in range(12):
         pacing.observe(8, tokens[-1], 0.1 + 0.06 + 0.001 * tokens[-1])
-        tokens.append(pacing.prompt_tokens(8, 1, 9999))
+        tokens.append(pacing.prompt_tokens(8, 1, 9999, 9999))
     assert tokens[0] == 75 and set(tokens[1:]) == {50}, "a token costs at most half as much again as one alone"
 
 
 def test_alone_a_prompt_is_read_in_steps_of_less_than_a_second() -> None:
     pacing = Pacing()
-    assert pacing.prompt_tokens(0, 1, 9999) == 128
+    assert pacing.prompt_tokens(0, 1, 9999, 9999) == 128
     pacing.observe(0, 100, 0.1)
-    assert pacing.prompt_tokens(0, 1, 9999) == 750
+    assert pacing.prompt_tokens(0, 1, 9999, 9999) == 750
     pacing.observe(0, 100, 90.0)
     pacing.observe(0, 100, 0.1)
-    assert pacing.prompt_tokens(0, 1, 9999) == 750
+    assert pacing.prompt_tokens(0, 1, 9999, 9999) == 750
 
 
 def test_the_cost_of_a_decode_step_is_measured_again_while_prompts_keep_coming() -> None:
@@ -133,7 +145,7 @@ def test_the_cost_of_a_decode_step_is_measured_again_while_prompts_keep_coming()
     pacing.observe(4, 0, 0.1)
     given = []
     for _ in range(40):
-        tokens = pacing.prompt_tokens(4, 1, 9999)
+        tokens = pacing.prompt_tokens(4, 1, 9999, 9999)
         given.append(tokens)
         pacing.observe(4, tokens, 0.1 + tokens * 0.001)
     assert [place for place, tokens in enumerate(given) if tokens == 0] == [16, 33]

@@ -121,9 +121,9 @@ def _attend(
             group = column // RECORD_OUTPUTS
             panel = columns[head // shared, group : group + 2, low // RECORD_INPUTS : high // RECORD_INPUTS]
             add_plain(given, panel, begin, sums)
-            for i in range(len(asking)):
-                put_sums(sums[i, :RECORD_OUTPUTS], output[row + i, head, column:])
-                put_sums(sums[i, RECORD_OUTPUTS:], output[row + i, head, column + RECORD_OUTPUTS :])
+            answer = output[row : row + len(asking), head]
+            put_sums(sums[:, :RECORD_OUTPUTS], answer[:, column:])
+            put_sums(sums[:, RECORD_OUTPUTS:], answer[:, column + RECORD_OUTPUTS :])
 
 
 @inlined

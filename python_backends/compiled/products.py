@@ -23,7 +23,7 @@ from python_backends.compiled.vectors import (
     ROW_BLOCKS,
     add_packed,
     add_packed_pair,
-    add_plain,
+    add_plain_asking,
     put_sums,
     stack_array,
     unpack,
@@ -31,7 +31,7 @@ from python_backends.compiled.vectors import (
 
 _ROWS = ROW_BLOCKS[-1]
 # Up to so many rows weights are unpacked for each block of rows anew, while they are in the nearest cache.
-_FEW_ROWS = 8 * _ROWS
+_FEW_ROWS = 6 * _ROWS
 # Of many rows, what of the weights, the inputs and the sums is in use at once fits into the caches of one core.
 _MANY_ROWS = 43 * _ROWS
 _RECORDS, _PAIRS = 112, 4
@@ -84,9 +84,7 @@ def _few_rows(
         for side in range(2):
             group = pair + side * half
             add_apart(x, apart[starts[group] : starts[group + 1]], sums[:, RECORD_OUTPUTS * side :])
-        for row in range(len(x)):
-            left, right = sums[row, :RECORD_OUTPUTS], sums[row, RECORD_OUTPUTS:]
-            _finish(left, right, is_gated, RECORD_OUTPUTS * pair, RECORD_OUTPUTS * half, output[row])
+        _finish(sums, is_gated, RECORD_OUTPUTS * pair, RECORD_OUTPUTS * half, output)
 
 
 @compiled
@@ -95,7 +93,7 @@ def _many_rows(
     is_gated: bool, output: Array,
 ) -> None:  # fmt: skip
     panel, begin, sums = _PANEL(), _BEGIN(), _PANEL_SUMS()
-    half = len(records) // 2
+    half, blocks = len(records) // 2, (len(x) + _ROWS - 1) // _ROWS
     first, last = share(thread, threads, half)
     for pair in range(first, last, _PAIRS):
         pairs = min(_PAIRS, last - pair)
@@ -107,20 +105,22 @@ def _many_rows(
                     unpack(records[group, start:stop], exponents, plain)
                     put_apart(apart[starts[group] : starts[group + 1]], start, plain)
             inputs = x[:, RECORD_INPUTS * start : RECORD_INPUTS * stop]
-            for row in range(0, len(x), _ROWS):
-                block = slice(row, row + _ROWS)
+            # While these are multiplied, memory is asked for the next ones.
+            next_pair, next_start = (pair, stop) if stop < records.shape[1] else (pair + pairs, 0)
+            size = PACKED_BYTES * min(_RECORDS, records.shape[1] - next_start)
+            for block in range(blocks):
+                rows = slice(_ROWS * block, _ROWS * (block + 1))
                 for number in range(pairs):
-                    found = sums[number, block]
-                    if start:
-                        add_plain(inputs[block], panel[number], found, found)
-                    else:
+                    found = sums[number, rows]
+                    soon = records[min(next_pair + number, half - 1) :: half, next_start:]
+                    if start == 0:
                         _start(bias, RECORD_OUTPUTS * (pair + number), RECORD_OUTPUTS * half, begin[0])
-                        add_plain(inputs[block], panel[number], begin, found)
+                    add_plain_asking(
+                        inputs[rows], panel[number], found if start else begin, found, soon, size * block // blocks,
+                        size // (blocks * (stop - start)),
+                    )  # fmt: skip
         for number in range(pairs):
-            column = RECORD_OUTPUTS * (pair + number)
-            for row in range(len(x)):
-                left, right = sums[number, row, :RECORD_OUTPUTS], sums[number, row, RECORD_OUTPUTS:]
-                _finish(left, right, is_gated, column, RECORD_OUTPUTS * half, output[row])
+            _finish(sums[number], is_gated, RECORD_OUTPUTS * (pair + number), RECORD_OUTPUTS * half, output)
 
 
 @inlined
@@ -135,22 +135,25 @@ def _start(bias: Array, column: int, half: int, begin: Array) -> None:
 
 
 @inlined
-def _finish(left: Array, right: Array, is_gated: bool, column: int, half: int, output: Array) -> None:
-    """Two times 16 sums of a row become outputs from `column` and from `half + column` on, or go through the gate."""
+def _finish(sums: Array, is_gated: bool, column: int, half: int, output: Array) -> None:
+    """Sums [rows, 32] become outputs from `column` and from `half + column` on, or go through the gate."""
     if is_gated:
-        for i in range(RECORD_OUTPUTS):
-            gate, passed = wide(narrow(left[i], output[0])), wide(narrow(right[i], output[0]))
-            left[i] = silu(gate) * passed
+        for row in range(len(output)):
+            left, right = sums[row, :RECORD_OUTPUTS], sums[row, RECORD_OUTPUTS:]
+            for i in range(RECORD_OUTPUTS):
+                gate, passed = wide(narrow(left[i], output[0, 0])), wide(narrow(right[i], output[0, 0]))
+                left[i] = silu(gate) * passed
     else:
-        _put(right, half + column, output)
-    _put(left, column, output)
+        _put(sums[:, RECORD_OUTPUTS:], half + column, output)
+    _put(sums, column, output)
 
 
 @inlined
 def _put(sums: Array, column: int, output: Array) -> None:
-    if column + RECORD_OUTPUTS <= len(output):
-        put_sums(sums, output[column:])
+    if column + RECORD_OUTPUTS <= output.shape[1]:
+        put_sums(sums, output[:, column:])
     else:
         # What only fills up the last 16 has no place.
-        for i in range(len(output) - column):
-            output[column + i] = narrow(sums[i], output[0])
+        for row in range(len(output)):
+            for i in range(output.shape[1] - column):
+                output[row, column + i] = narrow(sums[row, i], output[0, 0])

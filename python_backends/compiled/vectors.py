@@ -57,8 +57,7 @@ def _adder(groups: int) -> Callable[..., Any]:
             x, records, exponents, starts, sums = _arrays(target, builder, signature, values)
             ahead, stride = values[5:]
             table = _load(builder, exponents.data, 0, _WORDS)
-            apart = builder.extract_value(records.strides, 0)
-            places = [_at(builder, records.data, builder.mul(apart, _INT64(group))) for group in range(groups)]
+            places = [_group(builder, records, group) for group in range(groups)]
 
             def reader(place: Any) -> Callable[..., Any]:
                 def weights(builder: Any, index: Any, number: int) -> Any:
@@ -95,27 +94,42 @@ def _adder(groups: int) -> Callable[..., Any]:
 add_packed, add_packed_pair = _adder(1), _adder(2)
 
 
-@generated
-def add_plain(context: Any, x: Any, panel: Any, starts: Any, sums: Any) -> Any:
-    """As `add_packed_pair`, with the plain records of 32 outputs, panel [2, inputs / 8, 128]."""
+def _plain_adder(asks: bool) -> Callable[..., Any]:
+    """`add_plain`, and with three more arguments `add_plain_asking`."""
 
-    def generate(target: Any, builder: Any, signature: Any, values: Any) -> Any:
-        x, panel, starts, sums = _arrays(target, builder, signature, values)
-        stride = builder.extract_value(panel.strides, 0)
-        groups = [panel.data, _at(builder, panel.data, stride)]
-        last = builder.sub(_dimension(builder, x, 0), _INT64(1))
+    def generate_from(target: Any, builder: Any, signature: Any, values: Any) -> Any:
+        x, panel, starts, sums, *soon = _arrays(target, builder, signature, values)
 
-        def reader(group: Any) -> Callable[..., Any]:
+        def reader(group: int) -> Callable[..., Any]:
+            place = _group(builder, panel, group)
+
             def weights(builder: Any, index: Any, number: int) -> Any:
-                record = _at(builder, group, builder.mul(index, _INT64(PLAIN_BYTES)))
+                if asks and number == 0:
+                    line = builder.add(values[5], builder.mul(index, values[6]))
+                    _prefetch(builder, _at(builder, _group(builder, soon[0], group), line), _LINE)
+                record = _at(builder, place, builder.mul(index, _INT64(PLAIN_BYTES)))
                 return _load(builder, record, 64 * number, _WEIGHTS)
 
             return weights
 
-        _add_products(builder, [reader(group) for group in groups], ROW_BLOCKS[-1], x, last, starts, sums)
+        last = builder.sub(_dimension(builder, x, 0), _INT64(1))
+        _add_products(builder, [reader(group) for group in range(2)], ROW_BLOCKS[-1], x, last, starts, sums)
         return target.get_dummy_value()
 
-    return types.void(x, panel, starts, sums), generate
+    def add_plain(context: Any, x: Any, panel: Any, starts: Any, sums: Any) -> Any:
+        return types.void(x, panel, starts, sums), generate_from
+
+    def add_plain_asking(
+        context: Any, x: Any, panel: Any, starts: Any, sums: Any, soon: Any, ahead: Any, stride: Any
+    ) -> Any:
+        return types.void(x, panel, starts, sums, soon, types.intp, types.intp), generate_from
+
+    return generated(add_plain_asking if asks else add_plain)
+
+
+# As `add_packed_pair`, with the plain records of 32 outputs, panel [2, inputs / 8, 128]. The second one asks with each
+# record for a line of two groups of records `soon` [2, n, 192], at `ahead` first and `stride` bytes further each time.
+add_plain, add_plain_asking = _plain_adder(False), _plain_adder(True)
 
 
 @generated
@@ -142,13 +156,19 @@ def unpack(context: Any, records: Any, exponents: Any, plain: Any) -> Any:
 
 @generated
 def put_sums(context: Any, sums: Any, output: Any) -> Any:
-    """The first 16 numbers of `output`, uint16, = those of `sums` float32, rounded to bfloat16."""
+    """The first 16 of each row of `output`, uint16, = those of `sums`, float32, rounded to bfloat16."""
 
     def generate(target: Any, builder: Any, signature: Any, values: Any) -> Any:
         sums, output = _arrays(target, builder, signature, values)
         half = ir.VectorType(_BFloat(), 16)
         rounded = _external(builder, "llvm.x86.avx512bf16.cvtneps2bf16.512", half, [_SUMS])
-        _store(builder, builder.call(rounded, [_load(builder, sums.data, 0, _SUMS)]), output.data, 0)
+        strides = [builder.extract_value(array.strides, 0) for array in (sums, output)]
+        with cgutils.for_range(builder, _dimension(builder, output, 0)) as loop:
+            found, written = (
+                _at(builder, array.data, builder.mul(loop.index, stride))
+                for array, stride in zip((sums, output), strides, strict=True)
+            )
+            _store(builder, builder.call(rounded, [_load(builder, found, 0, _SUMS)]), written, 0)
         return target.get_dummy_value()
 
     return types.void(sums, output), generate
@@ -254,6 +274,10 @@ def _spread(builder: Any, pair: Any) -> Any:
     nothing = ir.Constant(_PAIRS, ir.Undefined)
     vector = builder.insert_element(nothing, pair, _INT32(0))
     return builder.bitcast(builder.shuffle_vector(vector, nothing, _all(_PAIRS, 0)), _WEIGHTS)
+
+
+def _group(builder: Any, records: Any, group: int) -> Any:
+    return _at(builder, records.data, builder.mul(builder.extract_value(records.strides, 0), _INT64(group)))
 
 
 def _prefetch(builder: Any, address: Any, size: int) -> None:

@@ -38,7 +38,7 @@ def assert_close(found: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bia
     assert ((found.double() - wanted).abs() <= within).all()
 
 
-@pytest.mark.parametrize("rows", [1, 5, _MOST, 3 * _MOST, 200])
+@pytest.mark.parametrize("rows", [1, 5, _MOST, 3 * _MOST, 7 * _MOST])
 def test_every_weight_comes_back(rows: int) -> None:
     weight = weights(80, 1032)
     # No exponent of their own, or one that few have, in the first and the last record of several outputs.
@@ -49,7 +49,7 @@ def test_every_weight_comes_back(rows: int) -> None:
     assert torch.equal(read_back(weight, rows), weight)
 
 
-@pytest.mark.parametrize("rows", [*range(1, 2 * _MOST + 2), 96, 97, 515, 516, 517, 1100])
+@pytest.mark.parametrize("rows", [*range(1, 2 * _MOST + 2), 72, 73, 515, 516, 517, 1100])
 def test_products_are_those_of_torch(rows: int) -> None:
     weight, bias = weights(96, 904), torch.randn(96).bfloat16()
     x = torch.randn(rows, 904, generator=torch.Generator().manual_seed(rows)).bfloat16()

@@ -26,6 +26,12 @@ def as_array(tensor: torch.Tensor) -> Array:
     return array
 
 
+def as_tensor(array: Array) -> torch.Tensor:
+    """The way back."""
+    tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor
+
+
 @generated
 def wide(context: Any, value: Any) -> Any:
     """A number of a tensor as float32."""

@@ -11,11 +11,12 @@ from collections.abc import Sequence as Ordered
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from python_backends.compiled.numbers import COMPILED
+from python_backends.compiled.numbers import COMPILED, Array, as_array, as_tensor
 from python_backends.torch_engine.blocks import attend_blocks
 from python_backends.torch_engine.cache import KVCache
 from python_backends.torch_engine.rows import Extent, Rows, Run
@@ -135,7 +136,8 @@ def attend_stored(layer: Layer, query: torch.Tensor, step: StepContext) -> torch
     # Rows that only pad the step belong to no sequence; zeros keep them finite.
     output = query.new_zeros(*query.shape[:2], values.shape[-1])
     if step.single_tokens and layer.attend is attend and query.shape == output.shape:
-        step.single_tokens.attend(query, step.cache.arrays[layer.index], layer.window, layer.scaling, output)
+        stored = step.cache.arrays[layer.index]
+        step.single_tokens.attend(as_array(query), stored, layer.window, layer.scaling, as_array(output))
     else:
         for run in step.rows.runs:
             mask = step.run_mask(run, layer.window)
@@ -143,6 +145,19 @@ def attend_stored(layer: Layer, query: torch.Tensor, step: StepContext) -> torch
     for extent in step.rows.chunks:
         part = query[extent.first : extent.last]
         output[extent.first : extent.last] = _attend_chunk(part, keys, values, extent, step, layer)
+    return output
+
+
+def attend_array(layer: Layer, query: Array, step: StepContext) -> Array:
+    """As `attend_stored`, of a layer that does nothing but scale its scores, on CPU in a compiled type."""
+    output = np.empty_like(query)
+    output[len(query) - step.rows.num_padding :] = 0
+    assert step.single_tokens is not None
+    step.single_tokens.attend(query, step.cache.arrays[layer.index], layer.window, layer.scaling, output)
+    for extent in step.rows.chunks:
+        part = as_tensor(query[extent.first : extent.last])
+        keys, values = step.cache.keys[layer.index], step.cache.values[layer.index]
+        output[extent.first : extent.last] = as_array(_attend_chunk(part, keys, values, extent, step, layer))
     return output
 
 

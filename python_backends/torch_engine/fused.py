@@ -20,11 +20,14 @@ from torch.nn.functional import silu
 
 from python_backends.compiled.attention import rotate_and_store
 from python_backends.compiled.layers import add_norm, silu_mul
-from python_backends.compiled.numbers import COMPILED, Array, as_array
-from python_backends.torch_engine.attention import Layer, StepContext, attend, attend_stored
-from python_backends.torch_engine.kernels import CompactBf16
+from python_backends.compiled.numbers import COMPILED, Array, as_array, as_tensor
+from python_backends.torch_engine.attention import Layer, StepContext, attend, attend_array
+from python_backends.torch_engine.kernels import CompactBf16, Kernel
 from python_backends.torch_engine.linear import PackedLinear, Part
 from python_backends.torch_engine.structure import LayerCall
+
+# x [rows, in] -> [rows, out].
+Product = Callable[[Array], Array]
 
 _LAYER = frozenset({"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"})
 _ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
@@ -40,35 +43,30 @@ class Norm:
     weight: Array
     eps: float
 
-    def add(self, hidden: Array, more: torch.Tensor, output: Array) -> None:
+    def add(self, hidden: Array, more: Array, output: Array) -> None:
         """hidden += more; output becomes the norm of that; all [rows, hidden]."""
-        add_norm(hidden, as_array(more), self.weight, np.float32(self.eps), output)
+        add_norm(hidden, more, self.weight, np.float32(self.eps), output)
 
 
 class Activations:
-    """What the layers of a step share: the sum of all so far, its norm, and where each row is.
-
-    `normed` is a tensor, because it is the input of the next matrix; all are [rows, ...].
-    """
+    """What the layers of a step share: the sum of all so far, its norm, and where each row is; all [rows, ...]."""
 
     def __init__(
         self, embeddings: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor], step: StepContext
     ) -> None:
-        self.hidden = as_array(torch.zeros_like(embeddings))
-        self.normed = torch.empty_like(embeddings)
+        self.embeddings = as_array(embeddings.contiguous())
+        self.hidden, self.normed = np.zeros_like(self.embeddings), np.empty_like(self.embeddings)
         self.cos, self.sin = (as_array(part.reshape(len(embeddings), -1)) for part in rotation)
         self.slots, self.positions = step.rows.places()
-        self._normed = as_array(self.normed)
 
-    def add(self, more: torch.Tensor, norm: Norm) -> torch.Tensor:
+    def add(self, more: Array, norm: Norm) -> Array:
         """The norm of the sum with `more` in it."""
-        norm.add(self.hidden, more, self._normed)
+        norm.add(self.hidden, more, self.normed)
         return self.normed
 
     def keep(self, rows: list[int]) -> None:
         """Forget all but these rows of the sum and of its norm."""
         self.hidden, self.normed = self.hidden[rows], self.normed[rows]
-        self._normed = as_array(self.normed)
 
 
 @dataclass(frozen=True)
@@ -77,17 +75,15 @@ class FusedLayer:
     num_heads: int
     head_dim: int
     norm: Norm
-    qkv: Callable[[torch.Tensor], torch.Tensor]
-    output: Callable[[torch.Tensor], torch.Tensor]
+    qkv: Product
+    output: Product
     head_norms: Array
     head_eps: float
     mlp_norm: Norm
-    gated: Callable[[torch.Tensor], torch.Tensor]
-    down: Callable[[torch.Tensor], torch.Tensor]
+    gated: Product
+    down: Product
 
-    def __call__(
-        self, more: torch.Tensor, work: Activations, step: StepContext, wanted: list[int] | None = None
-    ) -> torch.Tensor:
+    def __call__(self, more: Array, work: Activations, step: StepContext, wanted: list[int] | None = None) -> Array:
         """more [rows, hidden], what the layer before adds -> [rows or wanted, hidden], what this one does.
 
         Only keys and values are computed of rows that are not wanted, and `work` is left with those that are.
@@ -97,18 +93,18 @@ class FusedLayer:
             work.keep(wanted)
         if wanted == []:
             return more[:0]
-        attended = attend_stored(self.attention, query, step).flatten(1)
+        attended = attend_array(self.attention, query, step).reshape(len(query), -1)
         added = self.output(attended if wanted is None else attended[wanted])
         return self.down(self.gated(work.add(added, self.mlp_norm)))
 
-    def _query(self, heads: torch.Tensor, work: Activations, step: StepContext) -> torch.Tensor:
+    def _query(self, heads: Array, work: Activations, step: StepContext) -> Array:
         """The queries [rows, heads, head_dim] of all `heads` [rows, size]; keys and values are put into the cache."""
         rows = len(heads)
-        query = heads.new_empty(rows, self.num_heads, self.head_dim)
+        query = np.empty((rows, self.num_heads, self.head_dim), heads.dtype)
         keys, values = step.cache.arrays[self.attention.index]
         rotate_and_store(
-            as_array(heads.view(rows, -1, self.head_dim)), work.cos, work.sin, self.head_norms,
-            np.float32(self.head_eps), keys, values, work.slots, work.positions, as_array(query),
+            heads.reshape(rows, -1, self.head_dim), work.cos, work.sin, self.head_norms, np.float32(self.head_eps),
+            keys, values, work.slots, work.positions, query,
         )  # fmt: skip
         return query
 
@@ -125,11 +121,11 @@ class FusedDecoder:
         """embeddings [rows, hidden], position_ids as the library's decoder takes them -> [wanted rows, hidden]."""
         work = Activations(embeddings, self._rotary(embeddings[None], position_ids), step)
         *layers, last = self._layers
-        more = embeddings
+        more = work.embeddings
         for layer in layers:
             more = layer(more, work, step)
         more = last(more, work, step, wanted)
-        return work.add(more, self._norm) if wanted else more
+        return as_tensor(work.add(more, self._norm) if wanted else more)
 
 
 def fuse(decoder: Any, calls: list[LayerCall]) -> FusedDecoder | None:
@@ -177,26 +173,31 @@ def _fuse_layer(layer: Any, call: LayerCall) -> FusedLayer | None:
         num_heads=attention.q_proj.columns.stop // shape.key_dim,
         head_dim=shape.key_dim,
         norm=first,
-        qkv=attention.q_proj.shared.kernel,
-        output=attention.o_proj.kernel,
+        qkv=_product(attention.q_proj.shared.kernel),
+        output=_product(attention.o_proj.kernel),
         head_norms=np.stack([norm.weight for norm in head_norms if norm]) if head_norms else no_norms,
         head_eps=head_norms[0].eps if head_norms and head_norms[0] else 0.0,
         mlp_norm=second,
         gated=_gated(mlp.gate_proj.shared.kernel),
-        down=mlp.down_proj.kernel,
+        down=_product(mlp.down_proj.kernel),
     )
 
 
-def _gated(gate_up: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+def _product(kernel: Kernel) -> Product:
+    return kernel.product if isinstance(kernel, CompactBf16) else lambda x: as_array(kernel(as_tensor(x)))
+
+
+def _gated(gate_up: Kernel) -> Product:
     """silu(gate(x)) * up(x) of a kernel for both."""
     if isinstance(gate_up, CompactBf16) and gate_up.has_halves:
         return gate_up.gated
+    product = _product(gate_up)
 
-    def gated(x: torch.Tensor) -> torch.Tensor:
-        both = gate_up(x)
-        product = both.new_empty(len(both), both.shape[1] // 2)
-        silu_mul(as_array(both), as_array(product))
-        return product
+    def gated(x: Array) -> Array:
+        both = product(x)
+        output = np.empty((len(both), both.shape[1] // 2), both.dtype)
+        silu_mul(both, output)
+        return output
 
     return gated
 
@@ -214,6 +215,6 @@ def _norm(module: Any) -> Norm | None:
         return None
     x = torch.randn(4, len(module.weight), generator=torch.Generator().manual_seed(0)).to(module.weight)
     found, normed = Norm(as_array(module.weight.detach()), float(eps)), torch.empty_like(x)
-    found.add(as_array(torch.zeros_like(x)), x, as_array(normed))
+    found.add(as_array(torch.zeros_like(x)), as_array(x), as_array(normed))
     wanted = module(x).float()
     return found if (normed.float() - wanted).norm() < 0.01 * wanted.norm() else None

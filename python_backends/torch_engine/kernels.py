@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import numpy as np
 import torch
 
-from python_backends.compiled.numbers import as_array
+from python_backends.compiled.numbers import Array, as_array, as_tensor
 from python_backends.compiled.products import multiply
 from python_backends.compiled.twelve_bits import TwelveBits, pack
 from python_backends.compiled.vectors import RECORD_OUTPUTS
@@ -41,24 +42,25 @@ class CompactBf16:
         self._bias = as_array(torch.empty(0, dtype=torch.bfloat16) if bias is None else bias.detach())
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self._multiply(x, False)
+        product = self.product(as_array(x.reshape(-1, x.shape[-1])))
+        return as_tensor(product).view(*x.shape[:-1], self._weight.outputs)
+
+    def product(self, x: Array) -> Array:
+        """x [rows, in] -> [rows, out]."""
+        return self._multiply(x, self._weight.outputs, False)
+
+    def gated(self, x: Array) -> Array:
+        """Of the product's halves, silu of the first times the second: x [rows, in] -> [rows, out / 2]."""
+        return self._multiply(x, self._weight.outputs // 2, True)
 
     @property
     def has_halves(self) -> bool:
         """Whether it may be `gated`."""
         return self._weight.outputs == len(self._weight.records) * RECORD_OUTPUTS
 
-    def gated(self, x: torch.Tensor) -> torch.Tensor:
-        """Of the product's halves, silu of the first times the second: [..., out / 2]."""
-        return self._multiply(x, True)
-
-    def _multiply(self, x: torch.Tensor, is_gated: bool) -> torch.Tensor:
-        weight = self._weight
-        output = x.new_empty(*x.shape[:-1], weight.outputs // (1 + is_gated))
-        multiply(
-            as_array(x.reshape(-1, x.shape[-1])), weight.records, weight.exponents, weight.apart, weight.starts,
-            self._bias, is_gated, as_array(output.view(-1, output.shape[-1])),
-        )  # fmt: skip
+    def _multiply(self, x: Array, outputs: int, is_gated: bool) -> Array:
+        weight, output = self._weight, np.empty((len(x), outputs), np.uint16)
+        multiply(x, weight.records, weight.exponents, weight.apart, weight.starts, self._bias, is_gated, output)
         return output
 
 

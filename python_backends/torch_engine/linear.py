@@ -5,6 +5,7 @@ Layers of one module that read the same input become one matrix: a few large one
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
 from typing import Any
@@ -84,7 +85,23 @@ def pack_linears(root: nn.Module, quantization: str, apart: str = "", rows: int 
     for name, module in list(root.named_modules()):
         for names in _groups(module, quantization, not apart or apart not in name.split(".")):
             kernels.append(_replace(module, names, quantization, rows))
+    if kernels:
+        _let_go(root)
     return 1 if all(isinstance(kernel, CompactBf16) for kernel in kernels) else _MIN_ROWS
+
+
+@torch.no_grad()
+def _let_go(root: nn.Module) -> None:
+    """Give back what the packed layers had before.
+
+    What stays is copied out of the checkpoint's file: as long as one tensor lies there, all of it stays mapped.
+    """
+    for tensor in {id(each): each for each in (*root.parameters(), *root.buffers())}.values():
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
+    c_library = ctypes.CDLL(None)
+    if hasattr(c_library, "malloc_trim"):
+        c_library.malloc_trim(0)
 
 
 def _packs(layer: Any, quantization: str) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from python_backends.compiled.attention import attend_tokens
-from python_backends.compiled.numbers import Array, as_array
+from python_backends.compiled.numbers import Array
 from python_backends.torch_engine.rows import Extent
 
 
@@ -19,15 +19,15 @@ class SingleTokens:
         self._slots = np.array([extent.slot for extent in decodes], np.int64)
         self._positions = np.array([extent.start for extent in decodes], np.int64)
         self._longest = max((extent.end for extent in decodes), default=0)
-        self._room = torch.empty(0)
+        self._room = np.empty((0, 0), np.float32)
 
     def attend(
         self,
-        query: torch.Tensor,
+        query: Array,
         stored: tuple[Array, Array],
         window: int | None,
         scaling: float | None,
-        output: torch.Tensor,
+        output: Array,
     ) -> None:
         """query and output [rows, heads, head_dim], of which the first rows are written; `stored` are keys and values
         [slots, kv_heads, max_len, head_dim]."""
@@ -37,15 +37,15 @@ class SingleTokens:
             return
         per_thread = query.shape[1] // keys.shape[1] * (2 * size + self._longest)
         if self._room.shape[-1] < per_thread:
-            self._room = torch.empty(torch.get_num_threads(), per_thread)
+            self._room = np.empty((torch.get_num_threads(), per_thread), np.float32)
         attend_tokens(
-            as_array(query[:rows].contiguous()),
+            np.ascontiguousarray(query[:rows]),
             keys,
             values,
             self._slots,
             self._positions,
             window or 0,
             np.float32(size**-0.5 if scaling is None else scaling),
-            as_array(self._room),
-            as_array(output[:rows]),
+            self._room,
+            output[:rows],
         )

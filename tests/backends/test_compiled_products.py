@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from python_backends.compiled.numbers import as_array, as_tensor
 from python_backends.compiled.twelve_bits import TwelveBits, pack
 from python_backends.compiled.vectors import HAS_PRODUCTS, ROW_BLOCKS
 from python_backends.torch_engine.kernels import CompactBf16
@@ -74,7 +75,7 @@ def test_one_half_is_the_gate_of_the_other(rows: int) -> None:
     gate, passed = kernel(x).float().chunk(2, dim=-1)
     assert kernel.has_halves
     torch.testing.assert_close(
-        kernel.gated(x), (torch.nn.functional.silu(gate) * passed).bfloat16(), atol=1e-6, rtol=0.01
+        as_tensor(kernel.gated(as_array(x))), (torch.nn.functional.silu(gate) * passed).bfloat16(), atol=1e-6, rtol=0.01
     )
 
 

@@ -29,7 +29,8 @@ class Model:
 
     def attend(self, tokens: SingleTokens, window: int | None, scaling: float | None) -> torch.Tensor:
         output = torch.full(self.query.shape, 9.0, dtype=self.query.dtype)
-        tokens.attend(self.query, (as_array(self.keys), as_array(self.values)), window, scaling, output)
+        stored = as_array(self.keys), as_array(self.values)
+        tokens.attend(as_array(self.query), stored, window, scaling, as_array(output))
         return output
 
     def wanted(self, window: int | None, scaling: float | None) -> torch.Tensor:

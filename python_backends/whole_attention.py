@@ -1,21 +1,25 @@
 """Attention in encoders, where every token sees every other, plugged into Hugging Face's models.
 
-On CPU in bfloat16 the library's kernel packs all keys anew for every few queries. Two plain products of all heads and a
-compiled softmax between them take a third of its time, for one more rounding of the scores to bfloat16, which the
-library's plain attention has, too. Everywhere else it is the library's own.
+On CPU in bfloat16 the library's kernel packs all keys anew for every few queries. The compiled attention of a few
+rows at a time takes a third of its time. Where the processor or the size of the heads does not allow it, two plain
+products of all heads and a compiled softmax between them take somewhat longer, for one more rounding of the scores to
+bfloat16, which the library's plain attention has, too. Everywhere else it is the library's own.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from python_backends.compiled.attention import softmax_seen
+from python_backends.compiled.chunks import MOST_ROWS, attend_all, padded
 from python_backends.compiled.numbers import COMPILED, as_array
+from python_backends.torch_engine.blocks import can_attend
 
 WHOLE_ATTENTION = "trimodal_whole"
 # Queries at a time: their scores stay in the processor's cache, and the products are still large.
@@ -40,12 +44,14 @@ def whole_attention(
             module, query, key, value, attention_mask, scaling=scaling, is_causal=is_causal, **others
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    attended = [attend_whole(*row, scale) for row in zip(query, key, value, strict=True)]
-    return torch.stack(attended).transpose(1, 2), None
+    attended = [attend_whole(*row, scale).transpose(0, 1) for row in zip(query, key, value, strict=True)]
+    return torch.stack(attended), None
 
 
 def attend_whole(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float) -> torch.Tensor:
     """query [heads, rows, head_dim], keys, values [heads, length, head_dim] bfloat16 -> [heads, rows, head_dim]."""
+    if can_attend(query, values):
+        return _attend_compiled(query, keys, values, scale)
     length = keys.shape[1]
     output = query.new_empty(*query.shape[:2], values.shape[-1])
     room = as_array(torch.empty(torch.get_num_threads(), length))
@@ -56,6 +62,19 @@ def attend_whole(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, 
         softmax_seen(as_array(scores.flatten(0, 1)), 1, length - 1, 0, room)
         output[:, first : first + _ROWS] = torch.bmm(scores, values)
     return output
+
+
+def _attend_compiled(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float) -> torch.Tensor:
+    """The same, with the rows first in memory."""
+    heads, length, size = keys.shape
+    room = torch.get_num_threads(), MOST_ROWS * padded(length)
+    output = query.new_empty(query.shape[1], heads, size)
+    attend_all(
+        as_array(query.transpose(0, 1)), as_array(keys), as_array(values), np.float32(scale),
+        as_array(query.new_empty(2, heads, padded(length) * size)), as_array(torch.empty(room)),
+        as_array(query.new_empty(room)), as_array(output),
+    )  # fmt: skip
+    return output.transpose(0, 1)
 
 
 def _is_compiled(query: torch.Tensor) -> bool:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from python_backends.compiled.attention import attend_tokens, store_tokens
-from python_backends.compiled.numbers import COMPILED, Array, as_array
+from python_backends.audio.fused import FusedTokens, Heard, can_fuse
+from python_backends.compiled.numbers import Array, as_array
 
 
 class Listening:
@@ -66,9 +66,11 @@ class SlotDecoder:
             places(config.max_source_positions),
         )
 
-        self._is_compiled = self._device.type == "cpu" and dtype in COMPILED
-        per_thread = 2 * self._heads[1] + max(config.max_source_positions, config.max_target_positions)
-        self._room = as_array(torch.empty(torch.get_num_threads(), per_thread))
+        longest = max(config.max_source_positions, config.max_target_positions)
+        self._tokens = FusedTokens(self._decoder, longest) if can_fuse(self._decoder) else None
+        if self._tokens is not None:
+            self._said_before = _by_layer(self._keys, self._values)
+            self._sounds = _by_layer(self._heard_keys, self._heard_values)
 
     def __repr__(self) -> str:
         return f"<SlotDecoder of {self._keys.shape[1]} slots, {self._keys.shape[3]} positions>"
@@ -85,6 +87,8 @@ class SlotDecoder:
     ) -> torch.Tensor:
         """Decoder states [n, t, d] of tokens ids [n, t] in the slots from `first` on, at positions from `starts` on."""
         num, length = ids.shape
+        if length == 1 and first == 0 and listening is None and self._tokens is not None:
+            return self._token(ids, np.array(starts))
         positions = torch.tensor(starts, device=self._device)[:, None] + torch.arange(length, device=self._device)
         decoder = self._decoder
         hidden = decoder.embed_tokens(ids) * decoder.embed_scale + decoder.embed_positions.weight[positions]
@@ -108,6 +112,12 @@ class SlotDecoder:
         for places in (self._keys, self._values, self._heard_keys, self._heard_values):
             places[:, target] = places[:, source]
 
+    def _token(self, ids: torch.Tensor, positions: Array) -> torch.Tensor:
+        """As `forward`, of one token of each window."""
+        assert self._tokens is not None
+        embeddings = self._decoder.embed_tokens(ids[:, 0]) * self._decoder.embed_scale
+        return self._tokens(embeddings, positions, self._said_before, self._sounds)[:, None]
+
     def _said(
         self, number: int, layer: Any, hidden: torch.Tensor, slots: slice, positions: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
@@ -116,11 +126,6 @@ class SlotDecoder:
         query = self._query(attention, hidden)
         keys, values = self._keys[number, slots], self._values[number, slots]
         new = (self._split(attention.k_proj(hidden)), self._split(attention.v_proj(hidden)))
-        if hidden.shape[1] == 1 and self._is_compiled:
-            places = positions[:, 0].numpy()
-            for kept, each in zip((keys, values), new, strict=True):
-                store_tokens(as_array(each[:, :, 0].contiguous()), as_array(kept), places)
-            return self._joined(attention, self._attend_token(query, keys, values, places))
         rows = torch.arange(len(hidden), device=self._device)[:, None]
         keys[rows, :, positions], values[rows, :, positions] = (each.transpose(1, 2) for each in new)
         end = mask.shape[-1]
@@ -136,22 +141,7 @@ class SlotDecoder:
         keys, values = self._heard_keys[number, slots], self._heard_values[number, slots]
         if listening is not None:
             listening.note(number, query, keys)
-        if hidden.shape[1] == 1 and self._is_compiled:
-            last = np.full(len(hidden), keys.shape[2] - 1)
-            return self._joined(attention, self._attend_token(query, keys, values, last))
         return self._joined(attention, scaled_dot_product_attention(query, keys, values, scale=1.0))
-
-    def _attend_token(
-        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: Array
-    ) -> torch.Tensor:
-        """query [n, heads, 1, d] of one token each, at positions [n]; keys, values [n, heads, length, d]."""
-        rows = query[:, :, 0].contiguous()
-        output = torch.empty_like(rows)
-        attend_tokens(
-            as_array(rows), as_array(keys), as_array(values), np.arange(len(rows)), positions, 0, np.float32(1),
-            self._room, as_array(output),
-        )  # fmt: skip
-        return output[:, :, None]
 
     def _query(self, attention: Any, hidden: torch.Tensor) -> torch.Tensor:
         # Scaled before the product, as the library does it: float16 overflows otherwise.
@@ -163,3 +153,7 @@ class SlotDecoder:
     def _joined(self, attention: Any, mixed: torch.Tensor) -> torch.Tensor:
         joined: torch.Tensor = attention.out_proj(mixed.transpose(1, 2).flatten(2))
         return joined
+
+
+def _by_layer(keys: torch.Tensor, values: torch.Tensor) -> list[Heard]:
+    return [Heard(*layer) for layer in zip(as_array(keys), as_array(values), strict=True)]

@@ -11,7 +11,19 @@ from typing import Any
 
 import torch
 
+from python_backends.compiled.logits import log_sums
+from python_backends.compiled.numbers import COMPILED, as_array
+
 _NEVER = -torch.inf
+
+
+def log_sum(scores: torch.Tensor) -> torch.Tensor:
+    """Of scores [rows, n] float32 the log of the sum of e^score: [rows]."""
+    if scores.is_cuda or scores.dtype not in COMPILED:
+        return scores.logsumexp(-1)
+    sums = scores.new_empty(len(scores))
+    log_sums(as_array(scores), as_array(sums))
+    return sums
 
 
 class TokenRules:
@@ -61,6 +73,6 @@ class TokenRules:
         begin = self._timestamps
         # Of log-probabilities and of scores the answer is the same: they differ by a constant of the row.
         chances = scores if len(rows) == len(scores) else scores[rows]
-        likelier = chances[:, begin:].logsumexp(-1) > chances[:, :begin].amax(-1)
+        likelier = log_sum(chances[:, begin:]) > chances[:, :begin].amax(-1)
         chosen = rows[likelier]
         scores[chosen, :begin] = _NEVER

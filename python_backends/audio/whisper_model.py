@@ -14,6 +14,7 @@ import torch
 from transformers import AutoTokenizer, WhisperForConditionalGeneration
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
+from python_backends.audio.fused import FusedEncoder, can_fuse
 from python_backends.audio.windows import DecodeOptions, Thresholds, Window
 from python_backends.errors import InvalidInput, Unsupported
 from python_backends.torch_engine.linear import pack_linears
@@ -29,9 +30,11 @@ class WhisperModel:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         loaded: Any = WhisperForConditionalGeneration.from_pretrained(model, dtype=dtype)
         self.network: Any = loaded.to(device).eval()
-        pack_linears(self.network.get_encoder(), "none", rows=self.network.config.max_source_positions)
+        encoder = self.network.get_encoder()
+        pack_linears(encoder, "none", rows=self.network.config.max_source_positions)
         pack_linears(self.network, "none", apart="encoder_attn")
         self.network.set_attn_implementation(WHOLE_ATTENTION)
+        self._fused = FusedEncoder(encoder) if can_fuse(encoder) and encoder.dtype == torch.bfloat16 else None
         self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
         config = self.network.generation_config
         self.eos: int = config.eos_token_id
@@ -123,6 +126,8 @@ class WhisperModel:
         for row, window in zip(batch, windows, strict=True):
             row[:, : window.features.shape[1]] = window.features
         features = torch.from_numpy(batch).to(self.network.device, self.network.dtype)
+        if self._fused is not None:
+            return torch.stack([self._fused(part) for part in features])
         # On CPU one after the other: what a window's layers hand on stays in the processor's cache.
         size = len(windows) if features.is_cuda else 1
         encoder = self.network.get_encoder()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from python_backends.audio.slot_decoder import SlotDecoder
-from python_backends.audio.token_rules import TokenRules
+from python_backends.audio.token_rules import TokenRules, log_sum
 from python_backends.audio.whisper_model import WhisperModel
 from python_backends.audio.windows import Window, WindowText
 from python_backends.audio.word_times import Heads, WordTimer
@@ -97,7 +97,7 @@ class WindowDecoder:
             [window.window.options.timestamps for window in self.running],
         )
         tokens = self._draw(scores)
-        logprobs = scores.log_softmax(-1).gather(-1, tokens[:, None])[:, 0].tolist()
+        logprobs = (scores.gather(-1, tokens[:, None])[:, 0] - log_sum(scores)).tolist()
         for window, token, logprob in zip(self.running, tokens.tolist(), logprobs, strict=True):
             window.ids.append(token)
             window.logprobs.append(logprob)

@@ -1,4 +1,4 @@
-"""Attention of a chunk of a prompt as products of a few rows at a time, whose scores never leave the nearest cache.
+"""Attention of many rows as products of a few at a time, whose scores never leave the nearest cache.
 
 Keys and values are laid out first as the plain records of `vectors.py`: of keys a record has 8 numbers of each of 16
 keys, of values 8 values' numbers of 16. Arrays are of bfloat16 as in `numbers.py`: query and output [rows, heads,
@@ -46,12 +46,31 @@ def attend_chunk(
     keys and values have `start` + rows tokens, and a multiple of 32 numbers in each head. Room: packed uint16 [2,
     kv_heads, padded length * size]; scores float32 and weights uint16 [threads, 12 * padded length].
     """
+    _attend_rows(query, keys, values, start, 1, window, scale, packed, scores, weights, output)
+
+
+@compiled
+def attend_all(
+    query: Array, keys: Array, values: Array, scale: np.float32, packed: Array, scores: Array, weights: Array,
+    output: Array,
+) -> None:  # fmt: skip
+    """Every row sees every key. Arrays and room as in `attend_chunk`."""
+    # As if each were the last of a text.
+    _attend_rows(query, keys, values, keys.shape[1] - 1, 0, 0, scale, packed, scores, weights, output)
+
+
+@compiled
+def _attend_rows(
+    query: Array, keys: Array, values: Array, start: int, later: int, window: int, scale: np.float32, packed: Array,
+    scores: Array, weights: Array, output: Array,
+) -> None:  # fmt: skip
+    """Row i is of the token at `start` + `later` * i, and otherwise this is `attend_chunk`."""
     kv_heads, length, size = keys.shape
     room = padded(length)
     groups = packed[0].reshape(kv_heads, room // RECORD_OUTPUTS, size // RECORD_INPUTS, PLAIN)
     columns = packed[1].reshape(kv_heads, size // RECORD_OUTPUTS, room // RECORD_INPUTS, PLAIN)
     run_team(_pack, (keys, values, groups, columns))
-    run_team(_attend, (query, groups, columns, start, window, scale, scores, weights, output))
+    run_team(_attend, (query, groups, columns, start, later, window, scale, scores, weights, output))
 
 
 @compiled
@@ -95,8 +114,8 @@ def _put_value(value: Array, place: int, records: Array) -> None:
 
 @compiled
 def _attend(
-    thread: int, threads: int, query: Array, groups: Array, columns: Array, start: int, window: int,
-    scale: np.float32, scores: Array, weights: Array, output: Array,
+    thread: int, threads: int, query: Array, groups: Array, columns: Array, start: int, later: int,
+    window: int, scale: np.float32, scores: Array, weights: Array, output: Array,
 ) -> None:  # fmt: skip
     rows, heads, size = query.shape
     shared = heads // len(groups)
@@ -107,15 +126,15 @@ def _attend(
         head, row = unit % heads, unit // heads * MOST_ROWS
         asking = query[row : row + MOST_ROWS, head]
         # Keys that some row sees, from and to a pair of 16.
-        low = max(0, start + row - window + 1) // _PAIR * _PAIR if window else 0
-        high = padded(start + row + len(asking))
+        low = max(0, start + later * row - window + 1) // _PAIR * _PAIR if window else 0
+        high = padded(start + later * (row + len(asking) - 1) + 1)
         found = scores[thread, : MOST_ROWS * (high - low)].reshape(MOST_ROWS, high - low)
         for key in range(low, high, _PAIR):
             panel = groups[head // shared, key // RECORD_OUTPUTS : key // RECORD_OUTPUTS + 2]
             add_plain(asking, panel, begin, found[:, key - low :])
         given = weights[thread, : len(asking) * (high - low)].reshape(len(asking), high - low)
         for i in range(len(asking)):
-            end = start + row + i + 1
+            end = start + later * (row + i) + 1
             _weigh(found[i], (max(0, end - window) if window else 0) - low, end - low, scale, given[i])
         for column in range(0, size, _PAIR):
             group = column // RECORD_OUTPUTS

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import rms_norm, silu
+from torch.nn.functional import gelu as exact_gelu
+from torch.nn.functional import layer_norm, rms_norm, silu
 
-from python_backends.compiled.layers import add_norm, silu_mul
+from python_backends.compiled.layers import add_layer_norm, add_norm, gelu, silu_mul
 from python_backends.compiled.numbers import COMPILED, as_array
 
 DTYPES = sorted(COMPILED, key=str)
@@ -90,3 +91,27 @@ def test_gates_that_are_wide_open_or_shut(dtype: torch.dtype) -> None:
     assert abs(found[0]) < 1e-8
     nothing = torch.full((1, 8), torch.nan, dtype=dtype)
     assert multiplied(nothing).isnan().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", SIZES)
+def test_a_sum_and_its_layer_norm(size: tuple[int, int], dtype: torch.dtype) -> None:
+    hidden, more = random(*size, dtype=dtype), random(size[1], size[0], dtype=dtype).T.contiguous()
+    # A mean far from zero, which must not cost the precision of what is around it.
+    more += 40
+    weight, bias = random(size[1], dtype=dtype), random(size[1] + 1, dtype=dtype)[1:].contiguous()
+    total, output = hidden + more, torch.full_like(hidden, torch.nan)
+    add_layer_norm(*map(as_array, (hidden, more, weight, bias)), np.float32(EPS), as_array(output))
+    assert torch.equal(hidden, total)
+    wanted = layer_norm(total.float(), (size[1],), weight.float(), bias.float(), EPS)
+    assert_close(output, wanted, atol=1e-4 if dtype == torch.float32 else 2**-9)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", SIZES)
+def test_gelu(size: tuple[int, int], dtype: torch.dtype) -> None:
+    numbers = 3 * random(*size, dtype=dtype)
+    numbers[0, :2] = torch.tensor([-30.0, 30.0])
+    wanted = exact_gelu(numbers.float())
+    gelu(as_array(numbers))
+    assert_close(numbers, wanted, atol=3e-6)

@@ -45,6 +45,7 @@ class WhisperService:
             self._pool = DecodePool(self._log_mel, options.decode_workers)
             self._executor = ThreadPoolExecutor(options.decode_workers, "regions")
             decoder = WindowDecoder(self._model, options.max_batch, options.heads)
+            decoder.rehearse()
             end_team()
             self._engine = WindowEngine(decoder, options.max_waiting)
 

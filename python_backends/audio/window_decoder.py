@@ -16,7 +16,7 @@ import torch
 from python_backends.audio.slot_decoder import SlotDecoder
 from python_backends.audio.token_rules import TokenRules, log_sum
 from python_backends.audio.whisper_model import WhisperModel
-from python_backends.audio.windows import Window, WindowText
+from python_backends.audio.windows import DecodeOptions, Window, WindowText
 from python_backends.audio.word_times import Heads, WordTimer
 from python_backends.turns import turns_on
 
@@ -103,6 +103,21 @@ class WindowDecoder:
             window.logprobs.append(logprob)
         ended = [each for each in self.running if each.ids[-1] == self._model.eos or len(each.ids) >= each.max_length]
         return [(each, text) for each in ended if (text := self._left(each)) is not None]
+
+    def rehearse(self) -> None:
+        """Decode some silence: on CPU this compiles now what would be compiled in the first requests."""
+        model = self._model
+        options = DecodeOptions(
+            task="transcribe" if model.is_multilingual else "", timestamps=model.timestamp_begin is not None
+        )
+        silence = np.zeros((model.num_mels, 1), np.float32)
+        # One window and several: slices of one row and of more are compiled apart.
+        for number in range(1, min(2, self._num_slots) + 1):
+            self.start([Window(silence, 1, next(iter(model.languages), ""), (), options)] * number)
+            for _ in range(2):
+                self.step()
+            for window in tuple(self.running):
+                self.drop(window)
 
     def drop(self, window: RunningWindow) -> None:
         """Free the slot of a window; the last one moves into it, so that there is no gap."""

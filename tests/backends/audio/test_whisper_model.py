@@ -146,6 +146,14 @@ def test_a_text_that_does_not_end_says_so(tmp_path: Path) -> None:
     assert all(0 < len(text.tokens) <= POSITIONS for text in unfinished)
 
 
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_rehearsal_leaves_nothing_behind(slots: int, model: WhisperModel) -> None:
+    fresh, rehearsed = WindowDecoder(model, slots), WindowDecoder(model, slots)
+    rehearsed.rehearse()
+    assert rehearsed.num_free == slots
+    assert decoded(rehearsed, [window(features(1))]) == decoded(fresh, [window(features(1))])
+
+
 def test_a_long_prompt_leaves_room_for_the_text(model: WhisperModel, decoder: WindowDecoder) -> None:
     prompt = model.prompt_ids("word " * 200)
     assert len(prompt) == POSITIONS // 2

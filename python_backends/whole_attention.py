@@ -17,9 +17,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from python_backends.compiled.attention import softmax_seen
-from python_backends.compiled.chunks import MOST_ROWS, attend_all, padded
+from python_backends.compiled.chunks import attend_all
 from python_backends.compiled.numbers import COMPILED, as_array
-from python_backends.torch_engine.blocks import can_attend
+from python_backends.torch_engine.blocks import attention_room, can_attend
 
 WHOLE_ATTENTION = "trimodal_whole"
 # Queries at a time: their scores stay in the processor's cache, and the products are still large.
@@ -66,13 +66,11 @@ def attend_whole(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, 
 
 def _attend_compiled(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float) -> torch.Tensor:
     """The same, with the rows first in memory."""
-    heads, length, size = keys.shape
-    room = torch.get_num_threads(), MOST_ROWS * padded(length)
-    output = query.new_empty(query.shape[1], heads, size)
+    heads, rows, size = query.shape
+    output = query.new_empty(rows, heads, size)
     attend_all(
         as_array(query.transpose(0, 1)), as_array(keys), as_array(values), np.float32(scale),
-        as_array(query.new_empty(2, heads, padded(length) * size)), as_array(torch.empty(room)),
-        as_array(query.new_empty(room)), as_array(output),
+        *attention_room(query, keys), as_array(output),
     )  # fmt: skip
     return output.transpose(0, 1)
 

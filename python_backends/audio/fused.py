@@ -7,7 +7,6 @@ slots, windows and other devices than CPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +17,9 @@ from torch import nn
 from python_backends.compiled.attention import attend_tokens, store_tokens
 from python_backends.compiled.layers import add_layer_norm, gelu
 from python_backends.compiled.numbers import COMPILED, Array, as_array, as_tensor
-from python_backends.torch_engine.kernels import CompactBf16
+from python_backends.torch_engine.kernels import Product, product
 from python_backends.torch_engine.linear import PackedLinear, Part
 from python_backends.whole_attention import attend_whole
-
-# x [rows, in] -> [rows, out].
-Product = Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
@@ -174,14 +170,13 @@ class _DecoderLayer(_Layer):
 
 
 def _product(layer: Any) -> Product:
-    kernel = layer.kernel if isinstance(layer, PackedLinear) else layer
-    return kernel.product if isinstance(kernel, CompactBf16) else lambda x: as_array(kernel(as_tensor(x)))
+    return product(layer.kernel if isinstance(layer, PackedLinear) else layer)
 
 
 def _joined(*layers: Any) -> Product:
     """Of layers with the same input, one after the other."""
     first = layers[0]
     if isinstance(first, Part):
-        return _product(PackedLinear(first.shared.kernel))
+        return product(first.shared.kernel)
     products = [_product(layer) for layer in layers]
-    return lambda x: np.concatenate([product(x) for product in products], axis=1)
+    return lambda x: np.concatenate([each(x) for each in products], axis=1)

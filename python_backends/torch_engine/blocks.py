@@ -33,10 +33,15 @@ def attend_blocks(
 
     Returns [rows, heads, value_dim]. A token sees itself and what is before it, in a window of w only w - 1 tokens.
     """
-    if can_attend(query, values):
-        return _attend_compiled(query, keys, values, start, window, scaling)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     output = query.new_empty(*query.shape[:2], values.shape[-1])
-    scaled = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if can_attend(query, values):
+        attend_chunk(
+            as_array(query), as_array(keys), as_array(values), start, window or 0, np.float32(scale),
+            *attention_room(query, keys), as_array(output),
+        )  # fmt: skip
+        return output
+    scaled = query * scale
     room = as_array(torch.empty(torch.get_num_threads(), keys.shape[1]))
     for first in range(0, len(query), _ROWS):
         rows = slice(first, min(first + _ROWS, len(query)))
@@ -52,24 +57,12 @@ def can_attend(query: torch.Tensor, values: torch.Tensor) -> bool:
     return HAS_PRODUCTS and query.dtype == torch.bfloat16 and size == values.shape[-1] and size % _SIZES == 0
 
 
-def _attend_compiled(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    start: int,
-    window: int | None,
-    scaling: float | None,
-) -> torch.Tensor:
+def attention_room(query: torch.Tensor, keys: torch.Tensor) -> tuple[Array, Array, Array]:
+    """What the compiled attention to keys [kv_heads, length, size] works in: packed, scores and weights."""
     kv_heads, length, size = keys.shape
-    room = torch.get_num_threads(), MOST_ROWS * padded(length)
-    output = torch.empty_like(query)
-    attend_chunk(
-        as_array(query), as_array(keys), as_array(values), start, window or 0,
-        np.float32(size**-0.5 if scaling is None else scaling),
-        as_array(query.new_empty(2, kv_heads, padded(length) * size)), as_array(torch.empty(room)),
-        as_array(query.new_empty(room)), as_array(output),
-    )  # fmt: skip
-    return output
+    each = torch.get_num_threads(), MOST_ROWS * padded(length)
+    packed = query.new_empty(2, kv_heads, padded(length) * size)
+    return as_array(packed), as_array(torch.empty(each)), as_array(query.new_empty(each))
 
 
 def _attend(

@@ -22,12 +22,9 @@ from python_backends.compiled.attention import rotate_and_store
 from python_backends.compiled.layers import add_norm, silu_mul
 from python_backends.compiled.numbers import COMPILED, Array, as_array, as_tensor
 from python_backends.torch_engine.attention import Layer, StepContext, attend, attend_array
-from python_backends.torch_engine.kernels import CompactBf16, Kernel
+from python_backends.torch_engine.kernels import CompactBf16, Kernel, Product, product
 from python_backends.torch_engine.linear import PackedLinear, Part
 from python_backends.torch_engine.structure import LayerCall
-
-# x [rows, in] -> [rows, out].
-Product = Callable[[Array], Array]
 
 _LAYER = frozenset({"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"})
 _ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
@@ -173,28 +170,24 @@ def _fuse_layer(layer: Any, call: LayerCall) -> FusedLayer | None:
         num_heads=attention.q_proj.columns.stop // shape.key_dim,
         head_dim=shape.key_dim,
         norm=first,
-        qkv=_product(attention.q_proj.shared.kernel),
-        output=_product(attention.o_proj.kernel),
+        qkv=product(attention.q_proj.shared.kernel),
+        output=product(attention.o_proj.kernel),
         head_norms=np.stack([norm.weight for norm in head_norms if norm]) if head_norms else no_norms,
         head_eps=head_norms[0].eps if head_norms and head_norms[0] else 0.0,
         mlp_norm=second,
         gated=_gated(mlp.gate_proj.shared.kernel),
-        down=_product(mlp.down_proj.kernel),
+        down=product(mlp.down_proj.kernel),
     )
-
-
-def _product(kernel: Kernel) -> Product:
-    return kernel.product if isinstance(kernel, CompactBf16) else lambda x: as_array(kernel(as_tensor(x)))
 
 
 def _gated(gate_up: Kernel) -> Product:
     """silu(gate(x)) * up(x) of a kernel for both."""
     if isinstance(gate_up, CompactBf16) and gate_up.has_halves:
         return gate_up.gated
-    product = _product(gate_up)
+    multiply = product(gate_up)
 
     def gated(x: Array) -> Array:
-        both = product(x)
+        both = multiply(x)
         output = np.empty((len(both), both.shape[1] // 2), both.dtype)
         silu_mul(both, output)
         return output

@@ -30,6 +30,10 @@ _ZERO_POINT = 128
 INT4_GROUPS = (32, 64, 128, 256)
 
 
+# x [rows, in] -> [rows, out].
+Product = Callable[[Array], Array]
+
+
 class Kernel(Protocol):
     def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
 
@@ -62,6 +66,11 @@ class CompactBf16:
         weight, output = self._weight, np.empty((len(x), outputs), np.uint16)
         multiply(x, weight.records, weight.exponents, weight.apart, weight.starts, self._bias, is_gated, output)
         return output
+
+
+def product(kernel: Kernel) -> Product:
+    """What a kernel, or a layer, does, on arrays."""
+    return kernel.product if isinstance(kernel, CompactBf16) else lambda x: as_array(kernel(as_tensor(x)))
 
 
 class PackedBf16:
